@@ -1,0 +1,355 @@
+"""The flow `grpo-pipeline`: runs dvc.yaml, each of its stages as a run of its own.
+
+dvc.yaml is the only description of the pipeline. The flow asks DVC for its graph, shows a stage
+that has not changed as Cached, and runs `dvc repro --single-item STAGE` for one that has. With
+overrides the whole of it is a DVC experiment, `dvc exp run --temp -S ...`, told stage by stage.
+"""
+
+import asyncio
+import difflib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import aclosing, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+from prefect import Flow, flow, get_client, get_run_logger, runtime
+from prefect.states import Completed, Failed, State
+
+from flows import process
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+
+TAIL_LINES = 10
+
+STAGE_LINE = re.compile(
+    r"Running stage '(?P<running>.+)':$"
+    r"|Verifying data sources in stage: '(?P<verified>.+)'$"
+    r"|(?:Stage )?'(?P<unchanged>.+)' didn't change, skipping$"
+    r"|Stage '(?P<restored>.+)' is cached - skipping run"
+)
+EXPERIMENT_LINE = re.compile(r"Reproducing experiment '(.+)'$")
+EXPERIMENT_END = "Ran experiment(s): "
+EXIT_CODE = re.compile(r"exited with (-?\d+)$")
+
+
+class PipelineError(Exception):
+    """What keeps the pipeline from going on, in a sentence for whoever started it."""
+
+
+@flow(name="grpo-pipeline")
+async def grpo_pipeline(
+    overrides: list[str] = [],  # noqa: B006 - Prefect shows these defaults, and copies them
+    targets: list[str] = [],  # noqa: B006
+    force: bool = False,
+    retries: int = 0,
+) -> State:
+    """Bring the stages of dvc.yaml up to date, running only what has changed.
+
+    Args:
+        overrides: Parameters to change, such as `grpo.kl_coef=0.01`. The run is then a DVC
+            experiment, and the workspace stays as it is.
+        targets: Bring only these stages up to date, and what they need; `evaluate` stands for
+            every `evaluate@...`. None means all.
+        force: Run even what has not changed.
+        retries: How often a failing stage is tried again. With overrides it is the experiment
+            that is tried again, and DVC takes the stages that had finished from its cache.
+    """
+    from dvc.exceptions import DvcException
+
+    try:
+        needs = plan(targets)
+        if overrides:
+            return await _run_experiment(overrides, targets, force, retries)
+        return await _run_stages(needs, force, retries)
+    except (DvcException, PipelineError) as error:
+        return Failed(message=str(error))
+
+
+def plan(targets: Iterable[str]) -> dict[str, list[str]]:
+    """Map each stage that `targets` need (none: all of dvc.yaml) to those it waits for.
+
+    A stage comes after those it waits for. Raises PipelineError where a target names no stage,
+    and DvcException where DVC cannot read dvc.yaml.
+    """
+    from dvc.repo.reproduce import get_active_graph, plan_repro
+
+    with _locked_repo() as repo:
+        graph = get_active_graph(repo.index.graph)
+        stages = {stage.addressing: stage for stage in graph}
+        named = [stages[name] for target in targets for name in _select(target, stages)]
+        wanted = named or repo.stage.collect("dvc.yaml")
+        return {
+            stage.addressing: [needed.addressing for needed in graph.successors(stage)]
+            for stage in plan_repro(graph, wanted)
+        }
+
+
+@contextmanager
+def _locked_repo() -> Iterator["Repo"]:
+    """Open the checkout while no DVC process changes it."""
+    from dvc.repo import Repo
+
+    # DVC holds the lock while it saves outputs: with a large model far longer than the 3 s that
+    # it would wait for it by default.
+    with Repo(_wait_for_lock=True) as repo, repo.lock:
+        yield repo
+
+
+def _select(target: str, stages: Iterable[str]) -> list[str]:
+    """Return the stages that `target` stands for: the one so named, or all `target@...`."""
+    chosen = [name for name in stages if name == target or name.startswith(f"{target}@")]
+    if not chosen:
+        known = {*stages, *(name.partition("@")[0] for name in stages)}
+        nearest = difflib.get_close_matches(target, sorted(known), n=1, cutoff=0)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        raise PipelineError(f"dvc.yaml has no stage {target!r}{hint}")
+    return chosen
+
+
+# --- in the workspace, stage by stage -------------------------------------------------------------
+
+
+async def _run_stages(needs: dict[str, list[str]], force: bool, retries: int) -> State:
+    """Run each stage of `needs` as soon as those it waits for have finished."""
+    slots: asyncio.Queue[dict[str, str]] = asyncio.Queue()
+    for slot in _slots():
+        slots.put_nowait(slot)
+    checking = asyncio.Lock()
+    environment = _environment()
+
+    async def run(name: str, waits_for: list[asyncio.Task]) -> State | None:
+        needed = await asyncio.gather(*waits_for)
+        if not all(state and state.is_completed() for state in needed):
+            return None
+        # One at a time: a Prefect server on SQLite makes many a concurrent request wait for 2 s.
+        async with checking:
+            if not force and await asyncio.to_thread(_is_unchanged, name):
+                return await _child_run(name, _unchanged)
+        slot = await slots.get()
+        command = ["repro", "--single-item", *_force(force), name]
+        dvc = partial(_dvc, command, environment | slot)
+        try:
+            return await _child_run(name, lambda: _follow(name, dvc(), retries), retries)
+        finally:
+            slots.put_nowait(slot)
+
+    runs: dict[str, asyncio.Task[State | None]] = {}
+    for name, waits_for in needs.items():
+        runs[name] = asyncio.create_task(run(name, [runs[needed] for needed in waits_for]))
+    try:
+        states = await asyncio.gather(*runs.values())
+    finally:  # the signal that ends the flow may come up in any one of them
+        for task in runs.values():
+            task.cancel()
+        await asyncio.wait(runs.values())
+    return _summary(dict(zip(runs, states, strict=True)))
+
+
+def _is_unchanged(name: str) -> bool:
+    from dvc.lock import LockError
+
+    with _locked_repo() as repo:
+        [stage] = repo.stage.collect(name)
+        try:
+            return not stage.changed()
+        except LockError:
+            return False  # someone else runs it: `dvc repro` says who
+
+
+async def _unchanged() -> State:
+    return Completed(name="Cached", message="unchanged since it last ran")
+
+
+def _slots() -> list[dict[str, str]]:
+    """Return what each of the stages that may run side by side finds in its environment.
+
+    Raises PipelineError where params.yaml sets run.max_parallel to anything but a count or `auto`.
+    """
+    gpus, cores = _gpus(), os.cpu_count() or 1
+    params = yaml.safe_load(Path("params.yaml").read_text()) or {}
+    count = params.get("run", {}).get("max_parallel", "auto")
+    if count == "auto":
+        count = len(gpus) or (1 if cores < 4 else 2)
+    if type(count) is not int or count < 1:
+        raise PipelineError(f"run.max_parallel is {count!r}; it must be a count or `auto`")
+    if count == 1:
+        return [{}]
+    if gpus:
+        return [{"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} for i in range(count)]
+    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cores // count)))
+    return [{"OMP_NUM_THREADS": threads}] * count
+
+
+def _gpus() -> list[str]:
+    """Return the GPUs that stages may use, as CUDA_VISIBLE_DEVICES names them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [gpu for gpu in visible.split(",") if gpu not in ("", "-1")]
+    if not shutil.which("nvidia-smi"):
+        return []
+    listed = subprocess.run(
+        ["nvidia-smi", "-L"], capture_output=True, check=False, text=True
+    ).stdout
+    return [str(index) for index in range(len(re.findall(r"^GPU ", listed, re.MULTILINE)))]
+
+
+def _summary(states: dict[str, State | None]) -> State:
+    """Return the flow's state, given that of each stage (None: not started)."""
+    failed = {name: state for name, state in states.items() if state and not state.is_completed()}
+    if failed:
+        left = [name for name, state in states.items() if state is None]
+        not_started = [f"Not started: {', '.join(left)}."] if left else []
+        reasons = [state.message or f"{name}: {state.name}" for name, state in failed.items()]
+        return Failed(message="\n".join(reasons + not_started))
+    cached = sum(state.name == "Cached" for state in states.values())
+    return Completed(message=f"{len(states) - cached} stages ran, {cached} were cached")
+
+
+# --- as an experiment -----------------------------------------------------------------------------
+
+
+async def _run_experiment(
+    overrides: list[str], targets: list[str], force: bool, retries: int
+) -> State:
+    for override in overrides:
+        if not re.match(r"[^=\s]+=", override):
+            raise PipelineError(f"the override {override!r} is not of the form key=value")
+    settings = [f"--set-param={override}" for override in overrides]
+    command = ["exp", "run", "--temp", *_force(force), *settings, *targets]
+    for _ in range(1 + retries):
+        name, states = await _try_experiment(command)
+        state = _summary(states)
+        if state.is_completed():
+            state.message = f"experiment {name}: {state.message}"
+            break
+    return state
+
+
+async def _try_experiment(command: list[str]) -> tuple[str, dict[str, State]]:
+    """Run `dvc exp run`; return the experiment's name and how each stage ended.
+
+    Raises PipelineError with DVC's message where DVC does not come to run a stage.
+    """
+    name, heading, states = "", None, {}
+
+    async def part(lines: AsyncIterator[str]) -> AsyncIterator[str]:
+        """Yield what is left up to the next stage's heading, which the next part begins with."""
+        nonlocal heading
+        if heading:
+            yield heading
+            heading = None
+        async for line in lines:
+            if STAGE_LINE.match(line) or line.startswith(EXPERIMENT_END):
+                heading = line
+                return
+            yield line
+
+    async with aclosing(_dvc(command, _environment())) as lines:
+        async for line in part(lines):
+            get_run_logger().info(line)
+            if found := EXPERIMENT_LINE.match(line):
+                name = found[1]
+                await _tag(name)
+        while heading and (stage := _stage_of(heading)):
+            states[stage] = await _child_run(stage, partial(_follow, stage, part(lines)))
+        async for line in part(lines):
+            get_run_logger().info(line)
+    return name, states
+
+
+async def _tag(experiment: str) -> None:
+    """Let the flow run be found by the name of its experiment."""
+    tags = {*runtime.flow_run.tags, experiment}
+    async with get_client() as client:
+        await client.update_flow_run(runtime.flow_run.id, tags=tags)
+
+
+def _stage_of(line: str) -> str | None:
+    found = STAGE_LINE.match(line)
+    return found and found[found.lastgroup]
+
+
+# --- one stage ------------------------------------------------------------------------------------
+
+
+async def _child_run(name: str, body: Callable[[], Awaitable[State]], retries: int = 0) -> State:
+    """Run `body` as a child run named after the stage, and return the state it ends in."""
+
+    async def stage() -> State:
+        return await body()
+
+    name = name.replace("/", ":")  # of a file such as data/raw.dvc; Prefect allows no slash
+    child = Flow(stage, name=name, flow_run_name=name, retries=retries)
+    return await child(return_state=True)
+
+
+async def _follow(name: str, lines: AsyncIterator[str], retries: int = 0) -> State:
+    """Log what a stage prints to its child run, and return the state it ends in.
+
+    A failure that is to be retried is raised, as Prefect retries only what raises.
+    """
+    log, tail, cached = get_run_logger(), deque(maxlen=TAIL_LINES), False
+    try:
+        async with aclosing(lines):
+            async for line in lines:
+                log.info(line)
+                tail.append(line)
+                if found := STAGE_LINE.match(line):
+                    cached = found.lastgroup in ("unchanged", "restored")
+    except PipelineError as error:
+        failure = PipelineError(_explain(name, str(error), tail))
+        if runtime.flow_run.run_count <= retries:
+            raise failure from None
+        return Failed(message=str(failure))
+    return Completed(name="Cached", message=tail[0]) if cached else Completed()
+
+
+def _explain(name: str, error: str, tail: Iterable[str]) -> str:
+    code = EXIT_CODE.search(error)
+    how = f"failed with exit code {code[1]}" if code else f"failed: {error}"
+    log = Path("logs", f"{name}.log")
+    where = f" ({log} has more)" if log.exists() else ""
+    return "\n".join([f"Stage {name!r} {how}{where}:", *tail])
+
+
+# --- DVC ---------------------------------------------------------------------------------------
+
+
+def _force(force: bool) -> list[str]:
+    return ["--force"] if force else []
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment of DVC and the stages, which run with this very Python."""
+    return os.environ | {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+        "PYTHONUNBUFFERED": "1",
+        "GRPO_PIPELINE_RUN": runtime.flow_run.id,
+        "GRPO_PIPELINE_PID": str(os.getpid()),
+    }
+
+
+async def _dvc(arguments: list[str], environment: dict[str, str]) -> AsyncIterator[str]:
+    """Run DVC, and yield the lines that it and its stages print.
+
+    Raises PipelineError with DVC's message where DVC fails.
+    """
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
+    error = ""
+    try:
+        async with aclosing(process.run(command, environment)) as lines:
+            async for line in lines:
+                if line.startswith("ERROR: "):
+                    error = line.removeprefix("ERROR: ")
+                yield line
+    except process.Failed as failed:
+        raise PipelineError(error or f"dvc {arguments[0]} {failed}") from None

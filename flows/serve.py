@@ -1,0 +1,57 @@
+"""Serve the deployments of prefect.yaml from one process: `python -m flows.serve`.
+
+It runs them in the folder that it was started in, on their schedules and on
+`prefect deployment run grpo-pipeline/nightly`, until it is stopped; stopping pauses the schedules.
+"""
+
+import sys
+from pathlib import Path
+
+import yaml
+from prefect import get_client, serve
+from prefect.client.schemas.objects import ConcurrencyLimitConfig
+from prefect.deployments.runner import RunnerDeployment
+from prefect.schedules import Schedule
+from prefect.settings import get_current_settings
+
+
+def main() -> None:
+    if problem := server_problem():
+        sys.exit(problem)
+    serve(*deployments(Path("prefect.yaml")))
+
+
+def server_problem() -> str | None:
+    """Say in a sentence why there is no Prefect server to serve for; None if there is one.
+
+    Without this Prefect would start a server of its own, which nobody sees and which ends with us.
+    """
+    url = get_current_settings().api.url
+    if not url:
+        return (
+            "No Prefect server is configured: run `prefect server start`, and in this shell"
+            " `prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api`."
+        )
+    with get_client(sync_client=True) as client:
+        if error := client.api_healthcheck():
+            return f"No Prefect server answers at {url} ({error}): run `prefect server start`."
+    return None
+
+
+def deployments(path: Path) -> list[RunnerDeployment]:
+    """Read the deployments of a prefect.yaml as `prefect deploy --all` does, less the work pool."""
+    return [
+        RunnerDeployment.from_entrypoint(
+            entrypoint=wanted["entrypoint"],
+            name=wanted["name"],
+            description=wanted["description"],
+            parameters=wanted["parameters"],
+            schedules=[Schedule(**schedule) for schedule in wanted["schedules"]],
+            concurrency_limit=ConcurrencyLimitConfig(**wanted["concurrency_limit"]),
+        )
+        for wanted in yaml.safe_load(path.read_text())["deployments"]
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Where things lie, and writing them so that nothing is ever half-written."""
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from stages.core.errors import UserError
+
+
+def root() -> Path:
+    """The checkout. In `dvc exp run --temp` the working folder is a copy, DVC_ROOT the original."""
+    return Path(os.environ.get("DVC_ROOT", ".")).resolve()
+
+
+def cache_dir(name: str) -> Path:
+    """A folder for what may be deleted at any time, made on demand."""
+    path = root() / ".cache" / name
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A fresh path beside `path` to write to, moved into its place if the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        yield beside
+        remove(path) if path.is_dir() else None
+        beside.replace(path)
+    finally:
+        remove(beside)
+
+
+def remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with replacing(path) as beside:
+        beside.write_text(text)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_rows(path: Path, rows: Iterable[dict]) -> None:
+    """One JSON object a line."""
+    with replacing(path) as beside, beside.open("w") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def write_csv(path: Path, rows: list[dict]) -> None:
+    """A table whose columns are all keys of the rows, in the order of first appearance."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with replacing(path) as beside, beside.open("w", newline="") as file:
+        table = csv.DictWriter(file, columns)
+        table.writeheader()
+        table.writerows(rows)
+
+
+def read_rows(path: Path) -> Iterator[dict]:
+    """The rows of a JSONL file, streamed line by line.
+
+    Raises:
+        UserError: no such file, or a line that is no JSON object; the message names the line.
+    """
+    try:
+        file = path.open()
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(f"{path} is missing or no file") from None
+    with file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UserError(f"{path}, line {number}: not JSON ({error.msg})") from None
+            if not isinstance(row, dict):
+                raise UserError(f"{path}, line {number}: a JSON object was expected")
+            yield row
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,157 @@
+"""Loading and saving models: one way for the tiny model, a local folder and a hub model.
+
+A model folder holds either a model as transformers writes it, or a `manifest.json` that points at
+one elsewhere (hub id and revision, or a folder) with its files' hashes, so that weights which
+nobody changed are not copied.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.core.errors import UserError
+from stages.core.files import replacing
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+MANIFEST = "manifest.json"
+
+# For tokenizers that bring no chat template: the messages as plain text.
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message.role == 'assistant' %}{{ message.content }}{{ eos_token }}"
+    "{% else %}{{ message.content }}\n\n{% endif %}"
+    "{% endfor %}"
+)
+
+
+def located(folder: Path) -> dict[str, Any]:
+    """Where a model folder's weights are, as arguments of `from_pretrained`.
+
+    Raises:
+        UserError: the folder is missing or holds no model; says which file or stage is wanting.
+    """
+    if (manifest := folder / MANIFEST).exists():
+        origin = json.loads(manifest.read_text())
+        return {
+            "pretrained_model_name_or_path": origin["source"],
+            "revision": origin["revision"] or "main",
+        }
+    check_folder(folder)
+    return {"pretrained_model_name_or_path": str(folder)}
+
+
+def check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise UserError(f"{folder} is missing: run the stage that makes it (`dvc repro`)")
+    missing = [n for n in ("config.json", "tokenizer_config.json") if not (folder / n).exists()]
+    if not any(folder.glob("*.safetensors")):
+        missing.append("*.safetensors (weights)")
+    if missing:
+        raise UserError(f"{folder} is no complete model folder: {', '.join(missing)} missing")
+
+
+def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
+    """The tokenizer with a chat template and a pad token that is not the end token (trl#1623)."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(**located(folder), padding_side="left")
+    tokenizer.chat_template = tokenizer.chat_template or PLAIN_TEMPLATE
+    if tokenizer.pad_token_id is None:
+        # An id that exists in every vocabulary, is never sampled and is masked wherever it pads.
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(
+    folder: Path,
+    attn_implementation: str,
+    dtype: "torch.dtype | str" = "float32",
+    quantize: bool = False,
+) -> "PreTrainedModel":
+    """A causal language model with neutral generation settings.
+
+    Args:
+        folder: a model folder, see above.
+        attn_implementation: as in transformers.
+        dtype: of the weights; "auto" is the stored one.
+        quantize: 4-bit NF4 with double quantisation (QLoRA, https://arxiv.org/abs/2305.14314).
+    """
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(
+        **located(folder),
+        dtype=dtype,
+        attn_implementation=attn_implementation,
+        quantization_config=nf4() if quantize else None,
+    )
+    neutral_generation(model)
+    return model.to(device()) if not quantize else model
+
+
+def neutral_generation(model: "PreTrainedModel") -> None:
+    """Drops the model's own sampling defaults (a repetition penalty, say): ours are explicit."""
+    from transformers import GenerationConfig
+
+    own = model.generation_config
+    model.generation_config = GenerationConfig(
+        bos_token_id=own.bos_token_id, eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id
+    )
+
+
+def nf4() -> Any:
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16 if torch.cuda.is_available() else torch.float32,
+    )
+
+
+def device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def save_model(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", to: Path) -> None:
+    """Model and tokenizer into a folder, all of it or nothing."""
+    with replacing(to) as beside:
+        model.save_pretrained(beside)
+        tokenizer.save_pretrained(beside)
+
+
+def parameters(model: "PreTrainedModel") -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def from_scratch(shape: Any, tokenizer: "PreTrainedTokenizerBase", seed: int) -> "PreTrainedModel":
+    """A randomly initialised Llama-architecture decoder with tied embeddings.
+
+    Llama rather than Qwen2: beside a custom tokenizer.json, AutoTokenizer would replace the
+    tokenizer of a Qwen2 config by one with another pre-tokenizer.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=shape.hidden_size,
+            num_hidden_layers=shape.layers,
+            num_attention_heads=shape.heads,
+            intermediate_size=shape.intermediate_size,
+            max_position_embeddings=2048,
+            tie_word_embeddings=True,
+            initializer_range=0.05,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )

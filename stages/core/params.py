@@ -1,0 +1,355 @@
+"""params.yaml, validated whole before anything heavy is loaded.
+
+A section for each stage, in users' words; under `trainer:` and `lora:` any option of the installed
+TRL and peft classes (stages/core/schema.py). A wrong key is refused with its path and the nearest
+right name.
+"""
+
+import difflib
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from stages.answers.format import Format
+from stages.core import schema
+from stages.core.errors import UserError
+
+PARAMS = Path("params.yaml")
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Precision = Literal["auto", "bf16", "fp16", "fp32"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Task(Section):
+    name: Literal["arithmetic", "gsm8k"]
+    source: str | None = None
+    revision: str | None = None
+    watch: str
+    demonstrations: int | None = Field(None, ge=0)
+    pool: int | None = Field(None, ge=1)
+    test: int | None = Field(None, ge=1)
+    answer_only: dict[str, Share] = {}
+
+
+class OutputFormat(Section):
+    think_open: str = Field(min_length=1)
+    think_close: str = Field(min_length=1)
+    answer_open: str = Field(min_length=1)
+    answer_close: str = Field(min_length=1)
+    system: str = ""
+
+    @property
+    def tags(self) -> Format:
+        return Format(self.think_open, self.think_close, self.answer_open, self.answer_close)
+
+
+class Shape(Section):
+    """A Llama-architecture decoder made from scratch."""
+
+    hidden_size: Count
+    layers: Count
+    heads: Count
+    intermediate_size: Count
+
+    @model_validator(mode="after")
+    def heads_divide(self) -> "Shape":
+        if self.hidden_size % self.heads:
+            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of heads")
+        return self
+
+
+class Base(Section):
+    source: str
+    revision: str | None = None
+    watch: str
+    attn_implementation: str = "sdpa"
+    vocab_size: int = Field(512, ge=300)
+    scratch: Shape | None = None
+
+
+class Training(Section):
+    """What SFT, GRPO and distillation have in common. Batch sizes are per process."""
+
+    learning_rate: Positive
+    max_steps: Count
+    batch_size: Count
+    gradient_accumulation_steps: Count = 1
+    precision: Precision = "auto"
+    trainer: dict[str, Any] = {}
+
+
+class Sft(Training):
+    method: Literal["full", "lora", "qlora", "none"]
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    max_length: Count
+    lora: dict[str, Any] = {}
+
+
+class Reward(Section):
+    weight: float = Field(allow_inf_nan=False)
+    function: str | None = None
+    options: dict[str, Any] = {}
+
+
+class Grpo(Training):
+    quantize: Literal["none", "nf4"] = "none"
+    group_size: int = Field(ge=2)
+    kl_coef: NotNegative
+    clip_epsilon: Positive
+    temperature: Positive
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_completion_length: Count
+    rewards: dict[str, Reward] = Field(min_length=1)
+    lora: dict[str, Any] = {}
+
+
+class Merge(Section):
+    prompts: Count
+    max_logit_diff: Positive
+    min_top1_agreement: Share
+
+
+class Student(Section):
+    source: str
+    revision: str | None = None
+    scratch: Shape | None = None
+
+
+class Distill(Training):
+    student: Student
+    samples_per_prompt: Count
+    num_samples: Count
+    min_samples: Count
+    if_fewer: Literal["fail", "demonstrations"] = "fail"
+    temperature: Positive
+    max_completion_length: Count
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    max_length: Count
+
+
+class Evaluate(Section):
+    num_samples: int | None = Field(None, ge=1)
+    batch_size: Count
+    max_completion_length: Count
+
+
+class Run(Section):
+    max_parallel: Count | Literal["auto"] = "auto"
+    log_every_seconds: Positive = 10
+
+
+class Tracking(Section):
+    uri: str | None = None
+    also: list[Literal["wandb", "trackio"]] = []
+
+
+class Params(Section):
+    seed: int = Field(ge=0, lt=2**32)
+    task: Task
+    format: OutputFormat
+    base: Base
+    sft: Sft
+    grpo: Grpo
+    merge: Merge
+    distill: Distill
+    evaluate: Evaluate
+    run: Run = Run()
+    tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def cross_field(self) -> "Params":
+        for check in (
+            local_sources_are_watched,
+            made_models_have_a_shape,
+            tags_differ,
+            batch_holds_whole_groups,
+            lora_only_where_used,
+            one_optimizer,
+        ):
+            check(self)
+        return self
+
+
+def local_sources_are_watched(p: Params) -> None:
+    """DVC reruns what hangs on a local source only if it watches that very path."""
+    for name, section in (("task", p.task), ("base", p.base)):
+        if section.source and is_local(section.source) and section.watch != section.source:
+            raise ValueError(
+                f"{name}.source is the local path {section.source}: set {name}.watch to the same "
+                "path, so that DVC reruns what hangs on it when it changes"
+            )
+
+
+def is_local(source: str) -> bool:
+    """A path rather than a hub id: it exists, or it is written as one."""
+    return source != "scratch" and (
+        source.startswith(("/", "./", "../", "~"))
+        or source.endswith((".jsonl", ".json"))
+        or Path(source).exists()
+    )
+
+
+def made_models_have_a_shape(p: Params) -> None:
+    for name, section in (("base", p.base), ("distill.student", p.distill.student)):
+        if (section.source == "scratch") != (section.scratch is not None):
+            raise ValueError(f"{name}.scratch (the shape) goes with {name}.source: scratch")
+
+
+def tags_differ(p: Params) -> None:
+    if len(set(p.format.tags.tags)) < 4:
+        raise ValueError("format: the four tags must differ from each other")
+
+
+def batch_holds_whole_groups(p: Params) -> None:
+    """TRL's generation batch (one accumulation cycle) must hold whole groups (trl#2858)."""
+    g = p.grpo
+    batch = g.batch_size * g.gradient_accumulation_steps
+    if batch % g.group_size and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        raise ValueError(
+            f"grpo.batch_size {g.batch_size} x grpo.gradient_accumulation_steps "
+            f"{g.gradient_accumulation_steps} = {batch} completions is not a multiple of "
+            f"grpo.group_size {g.group_size}"
+        )
+
+
+def lora_only_where_used(p: Params) -> None:
+    if p.sft.lora and p.sft.method in ("full", "none"):
+        raise ValueError(f"sft.lora has options but sft.method is {p.sft.method}: empty it")
+
+
+def one_optimizer(p: Params) -> None:
+    for name, section in (("sft", p.sft), ("distill", p.distill)):
+        if section.optimizer == "muon" and "optim" in section.trainer:
+            raise ValueError(f"{name}.optimizer: muon and {name}.trainer.optim name two optimizers")
+
+
+# What a user may also call a parameter (TRL's names, the field's), and what it is called here.
+POINTERS = {
+    "num_generations": "group_size", "num_return_sequences": "group_size", "beta": "kl_coef",
+    "epsilon": "clip_epsilon", "max_new_tokens": "max_completion_length",
+    "per_device_train_batch_size": "batch_size", "lora_r": "lora.r", "lora_alpha": "lora.lora_alpha",
+    "lora_dropout": "lora.lora_dropout", "target_modules": "lora.target_modules",
+    "format_reward_weight": "rewards.format.weight", "model_name": "base.source",
+    "correct_reward_weight": "rewards.correctness.weight", "max_seq_length": "max_length",
+    "max_examples": "task.pool", "max_samples": "evaluate.num_samples",
+}  # fmt: skip
+
+
+def load(path: Path = PARAMS) -> Params:
+    """The validated parameters of a file.
+
+    Raises:
+        UserError: the file is missing, is no YAML, or says something wrong; the message names
+            the key's path and the nearest right name.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} is missing: run from the project's root, or `cp presets/NAME.yaml {path}`"
+        ) from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path} holds no sections: copy a file of presets/ over it")
+    return validate(raw, str(path))
+
+
+def validate(raw: dict, where: str) -> Params:
+    """Parameters from their raw form; `where` names the source in error messages."""
+    try:
+        params = Params.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(f"{where}: {explain(error.errors())}") from None
+    checked = {}
+    for section, group, owner in PASSED_THROUGH:
+        given = getattr(getattr(params, section), group)
+        refuse_said_twice(section, group, given, where)
+        try:
+            values = schema.check(owner, given)
+        except schema.WrongOption as error:
+            raise UserError(f"{where}: {section}.{group}.{error}") from None
+        checked.setdefault(section, {})[group] = values
+    return params.model_copy(
+        update={s: getattr(params, s).model_copy(update=groups) for s, groups in checked.items()}
+    )
+
+
+PASSED_THROUGH = (
+    ("sft", "trainer", "trl.SFTConfig"),
+    ("sft", "lora", "peft.LoraConfig"),
+    ("grpo", "trainer", "trl.GRPOConfig"),
+    ("grpo", "lora", "peft.LoraConfig"),
+    ("distill", "trainer", "trl.SFTConfig"),
+)
+
+# Options of the trainers that a key of ours already decides.
+DECIDED = {
+    "beta": "grpo.kl_coef", "epsilon": "grpo.clip_epsilon", "num_generations": "grpo.group_size",
+    "temperature": "grpo.temperature", "top_p": "grpo.top_p", "reward_weights": "grpo.rewards",
+    "max_completion_length": "grpo.max_completion_length", "max_length": "SECTION.max_length",
+    "learning_rate": "SECTION.learning_rate", "max_steps": "SECTION.max_steps",
+    "num_train_epochs": "SECTION.max_steps", "bf16": "SECTION.precision",
+    "fp16": "SECTION.precision", "per_device_train_batch_size": "SECTION.batch_size",
+    "gradient_accumulation_steps": "SECTION.gradient_accumulation_steps", "seed": "seed",
+    "data_seed": "seed", "report_to": "tracking.also", "output_dir": "the stage itself",
+    "model_init_kwargs": "base.attn_implementation", "use_cpu": "the machine",
+}  # fmt: skip
+
+
+def refuse_said_twice(section: str, group: str, given: dict, where: str) -> None:
+    for key in given if group == "trainer" else ():
+        if ours := DECIDED.get(key, "").replace("SECTION", section):
+            raise UserError(
+                f"{where}: {section}.trainer.{key} is already decided by {ours}: keep that one"
+            )
+
+def explain(errors: list[dict]) -> str:
+    """pydantic's first error in one sentence, with the nearest right name for a wrong key."""
+    error = errors[0]
+    path = ".".join(str(part) for part in error["loc"])
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    if error["type"] == "extra_forbidden":
+        return f"{path} is not a key here{hint(error['loc'])}{more}"
+    if error["type"] == "missing":
+        return f"{path} is missing{more}"
+    message = error["msg"].removeprefix("Value error, ")
+    if not path:
+        return message + more
+    return f"{path}: {message[0].lower()}{message[1:]} (given: {error['input']!r}){more}"
+
+
+def hint(location: tuple) -> str:
+    """Where a wrong key's meaning lives, or the nearest right name beside it."""
+    *parents, key = location
+    if pointer := POINTERS.get(key):
+        own = f"{parents[0]}." if parents and "." not in pointer else ""
+        if pointer.startswith(("lora.", "rewards.")) and parents:
+            own = f"{parents[0]}."
+        return f": say {own}{pointer}"
+    near = difflib.get_close_matches(key, keys_at(parents), n=1, cutoff=0.5)
+    return f"; did you mean {'.'.join([*map(str, parents), near[0]])}?" if near else ""
+
+
+def keys_at(parents: list) -> list[str]:
+    """The right names at a path of params.yaml."""
+    model: Any = Params
+    for name in parents:
+        annotation = model.model_fields[name].annotation if name in model.model_fields else None
+        inner = [a for a in (annotation, *getattr(annotation, "__args__", ())) if is_section(a)]
+        model = inner[0] if inner else Section
+    return list(model.model_fields)
+
+
+def is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Section)

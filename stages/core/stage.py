@@ -1,0 +1,150 @@
+"""The frame around every stage: parameters, log, tracking, metrics, exit code.
+
+A stage's file holds its recipe as a function `body(params, run) -> metrics`; `main` runs it. The
+same frame serves `dvc repro`, an experiment and the Prefect flow: the stage does not know which.
+"""
+
+import logging
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from stages.core import params as parameters
+from stages.core import tracking
+from stages.core.errors import UserError
+from stages.core.files import root, write_csv, write_json
+from stages.core.params import Params
+from stages.core.progress import Progress
+
+log = logging.getLogger("stages")
+
+Body = Callable[[Params, "Run"], dict[str, Any]]
+
+
+class Run:
+    """What a stage's recipe may ask of its frame."""
+
+    def __init__(self, name: str, params: Params, spool: tracking.Spool):
+        self.name = name
+        self.progress = Progress(name, params.run.log_every_seconds)
+        self._spool = spool
+        self._curve: list[dict] = []
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Metrics of one step: a row of the curve, and to the trackers."""
+        self._curve.append({"step": step, **metrics})
+        self._spool.metrics(metrics, step)
+
+    def summary(self, metrics: dict[str, float]) -> None:
+        """Results of the whole pipeline run: they stand on the parent run, too."""
+        self._spool.summary(metrics)
+
+    def artifact(self, path: Path) -> None:
+        """Hands a finished file or folder to the trackers."""
+        self._spool.artifact(path)
+
+    def dataset(self, path: Path, role: str) -> None:
+        """Names a file as an input data set of this run."""
+        self._spool.dataset(path, role)
+
+    def register(self, model: str, folder: Path) -> None:
+        """Registers a model folder under a name, without copying its weights."""
+        self._spool.register(model, folder)
+
+    def last(self, *names: str) -> dict[str, float]:
+        """The latest logged values of these metrics."""
+        latest = {name: value for row in self._curve for name, value in row.items()}
+        return {name: latest[name] for name in names if name in latest}
+
+    def write_curve(self, path: Path) -> None:
+        write_csv(path, self._curve)
+
+
+def main(name: str, body: Body) -> None:
+    """Runs a stage and exits: 0, or 1 with one line where the user can mend it."""
+    stage = os.environ.get("DVC_STAGE", name)
+    set_environment()
+    set_up_log(stage)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    end_with_pipeline()
+    try:
+        params = parameters.load()
+        seed_everything(params.seed)
+        execute(stage, params, body)
+    except UserError as error:
+        log.error("%s: %s", stage, error)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+
+
+def execute(stage: str, params: Params, body: Body) -> None:
+    with tracking.tracked(stage, params) as spool:
+        run = Run(stage, params, spool)
+        metrics = body(params, run)
+        seconds = time.time() - psutil.Process().create_time()
+        metrics = {**metrics, "seconds": round(seconds, 2)}
+        write_json(metrics_path(stage), metrics)
+        spool.metrics(tracking.numbers(metrics), step=0)
+    log.info("%s: done in %.1f s", stage, seconds)
+
+
+def metrics_path(stage: str) -> Path:
+    """`evaluate@grpo` -> metrics/evaluate/grpo.json"""
+    return Path("metrics", *stage.split("@")).with_suffix(".json")
+
+
+def set_environment() -> None:
+    """Settings that libraries read when they are imported."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    # trl imports mlflow just to see whether it is there: 1 s. Tracking has a process of its own.
+    os.environ.setdefault("DISABLE_MLFLOW_INTEGRATION", "TRUE")
+
+
+def set_up_log(stage: str) -> None:
+    """The stage's lines on stderr; these and the libraries' in logs/STAGE.log."""
+    folder = root() / "logs" / os.environ.get("DVC_EXP_NAME", "")
+    folder.mkdir(parents=True, exist_ok=True)
+    file = logging.FileHandler(folder / f"{stage}.log", mode="w")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    console = logging.StreamHandler()
+    console.setFormatter(logging.Formatter("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[file], force=True)
+    log.setLevel(logging.INFO)
+    log.addHandler(console)
+
+
+def seed_everything(seed: int) -> None:
+    """Python's generator; torch's and numpy's are seeded where they are first used."""
+    random.seed(seed)
+
+
+def end_with_pipeline() -> None:
+    """Ends this process when the DVC or Prefect process that started it is gone.
+
+    SIGKILL to `dvc repro` reaches neither its shell nor the training process; the next `dvc repro`
+    would start a second one beside it.
+    """
+    watched = [p for p in psutil.Process().parents() if tracking.is_dvc(p)][:1]
+    if pid := os.environ.get("GRPO_PIPELINE_PID"):
+        watched += [psutil.Process(int(pid))] if psutil.pid_exists(int(pid)) else []
+
+    def watch() -> None:
+        while all(process.is_running() for process in watched):
+            time.sleep(1)
+        log.error("the pipeline's process is gone: stopping")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if watched:
+        threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,35 @@
+"""Intervals and paired comparisons of proportions."""
+
+from math import comb, sqrt
+
+Z = 1.959963984540054  # two-sided 95 %
+
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """The 95 % Wilson score interval of a proportion (Wilson 1927).
+
+    >>> low, high = wilson(528, 600); round(low, 3), round(high, 3)
+    (0.852, 0.904)
+    """
+    share = successes / n
+    centre = share + Z**2 / (2 * n)
+    half = Z * sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
+    scale = 1 + Z**2 / n
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """The exact two-sided p-value that as many flips one way are chance (McNemar 1947)."""
+    n, k = gained + lost, min(gained, lost)
+    return min(1.0, 2 * sum(comb(n, i) for i in range(k + 1)) / 2**n) if n else 1.0
+
+
+def paired_difference(gained: int, lost: int, n: int) -> tuple[float, float, float]:
+    """A difference of two accuracies on the same n items, with its 95 % interval.
+
+    The variance is that of the per-item difference, which is +1, -1 or 0.
+    """
+    difference = (gained - lost) / n
+    variance = ((gained + lost) / n - difference**2) / n
+    half = Z * sqrt(max(variance, 0.0))
+    return difference, difference - half, difference + half

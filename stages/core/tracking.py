@@ -1,0 +1,151 @@
+"""Tracking, as a stage sees it: events go to a local file, a process of its own sends them on.
+
+The stage imports no tracking library and waits for no server. Each event is a line of JSON in
+`.cache/tracking/STAGE-TIME-PID.jsonl`; `python -m stages.core.tracker` reads that file while it
+grows and reports to MLflow (and wandb, trackio). What a lost server missed stays in the file and
+is sent by the next stage's tracker. A tracker that fails never fails its stage.
+"""
+
+import json
+import logging
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from stages.core.files import cache_dir
+from stages.core.params import Params
+
+log = logging.getLogger("stages")
+
+PATIENCE = 60  # seconds that a finished stage waits for its tracker
+
+
+class Spool:
+    """The event file of one stage's run. Event times are in milliseconds, as in MLflow."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._file = path.open("a", buffering=1)
+
+    def write(self, event: str, **fields: Any) -> None:
+        line = {"event": event, "time": time.time_ns() // 1_000_000, **fields}
+        self._file.write(json.dumps(line) + "\n")
+
+    def metrics(self, values: dict[str, float], step: int) -> None:
+        self.write("metrics", values=values, step=step)
+
+    def summary(self, values: dict[str, float]) -> None:
+        """Metrics of the whole pipeline run: they also stand on the parent run."""
+        self.write("metrics", values=values, step=0, parent=True)
+
+    def artifact(self, path: Path) -> None:
+        self.write("artifact", path=str(path.resolve()))
+
+    def dataset(self, path: Path, role: str) -> None:
+        self.write("dataset", path=str(path), role=role)
+
+    def register(self, model: str, folder: Path) -> None:
+        self.write("register", model=model, folder=str(folder.resolve()))
+
+
+@contextmanager
+def tracked(stage: str, params: Params) -> Iterator[Spool]:
+    """A spool with its tracker process; the run's status follows from how the block ends."""
+    name = f"{stage}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.jsonl"
+    spool = Spool(cache_dir("tracking") / name)
+    spool.write("start", stage=stage, params=flat(params.model_dump()), tags=tags(),
+                pipeline=pipeline_key(), tracking=params.tracking.model_dump())  # fmt: skip
+    tracker = start_tracker(spool.path)
+    status = "FAILED"
+    try:
+        yield spool
+        status = "FINISHED"
+    except (KeyboardInterrupt, SystemExit):
+        status = "KILLED"
+        raise
+    finally:
+        spool.write("end", status=status)
+        await_tracker(tracker, spool.path)
+
+
+def start_tracker(path: Path) -> subprocess.Popen:
+    """The tracker follows the file until it reads `end`, or until its stdin closes with us."""
+    command = [sys.executable, "-m", "stages.core.tracker", str(path)]
+    output = cache_dir("tracking") / "tracker.log"
+    with output.open("a") as file:
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=file, stderr=file)
+
+
+def await_tracker(tracker: subprocess.Popen, path: Path) -> None:
+    tracker.stdin.close()
+    try:
+        code = tracker.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        tracker.kill()
+        code = tracker.wait()
+    if code:
+        log.warning("tracking: not reported (see %s); kept in %s and sent with the next stage",
+                    path.with_name("tracker.log"), path.name)  # fmt: skip
+
+
+def pipeline_key() -> str:
+    """What the stages of one pipeline run have in common.
+
+    The Prefect flow names it; under a plain `dvc repro` or `dvc exp run` it is the DVC process.
+    """
+    if given := os.environ.get("GRPO_PIPELINE_RUN"):
+        return given
+    dvc = next(filter(is_dvc, psutil.Process().parents()), psutil.Process())
+    parts = [os.environ.get("DVC_EXP_NAME"), f"{dvc.pid}-{int(dvc.create_time())}"]
+    return "-".join(filter(None, parts))
+
+
+def is_dvc(process: psutil.Process) -> bool:
+    try:
+        return any(Path(part).name == "dvc" for part in process.cmdline()[:3])
+    except psutil.Error:
+        return False
+
+
+def tags() -> dict[str, str]:
+    """Where a run's numbers come from: commit, dirtiness, experiment, stage, host, versions."""
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    found = {
+        "git.commit": git("rev-parse", "HEAD"),
+        "git.dirty": "" if changed is None else str(bool(changed)).lower(),
+        "dvc.stage": os.environ.get("DVC_STAGE"),
+        "dvc.experiment": os.environ.get("DVC_EXP_NAME"),
+        "prefect.flow_run": os.environ.get("GRPO_PIPELINE_RUN"),
+    }
+    return {key: value for key, value in found.items() if value}
+
+
+def git(*arguments: str) -> str | None:
+    """A git command's output; None outside a repository."""
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True)
+    return None if done.returncode else done.stdout.strip()
+
+
+def flat(value: Any, path: str = "") -> dict[str, Any]:
+    """`{"grpo": {"kl_coef": 0}}` -> `{"grpo.kl_coef": 0}`"""
+    if not isinstance(value, dict) or not value:
+        return {path: value}
+    joined = {key: f"{path}.{key}" if path else str(key) for key in value}
+    return {k: v for key, inner in value.items() for k, v in flat(inner, joined[key]).items()}
+
+
+def numbers(metrics: dict[str, Any]) -> dict[str, float]:
+    """The finite numbers of nested metrics, flattened."""
+    return {
+        key: float(value)
+        for key, value in flat(metrics).items()
+        if isinstance(value, int | float) and math.isfinite(value)
+    }

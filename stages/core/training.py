@@ -1,0 +1,168 @@
+"""What the training stages share: trainer arguments, precision, reporting, supervised training."""
+
+import logging
+import math
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import PrinterCallback, TrainerCallback
+
+from stages.core.errors import UserError
+from stages.core.models import device
+from stages.core.params import Distill, Sft, Training
+from stages.core.stage import Run
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+
+log = logging.getLogger("stages")
+
+
+def precision(wanted: str) -> str:
+    """What `auto` means here: bf16 where the hardware has it, else fp16 on a GPU, else fp32."""
+    if wanted == "fp16" and device() == "cpu":
+        raise UserError("precision: fp16 needs a GPU; say bf16, fp32 or auto")
+    if wanted != "auto":
+        return wanted
+    if device() == "cpu":
+        return "bf16"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+
+
+def frozen_dtype(wanted: str) -> torch.dtype:
+    """The dtype of weights that are not trained (under LoRA): half the memory where possible."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision(wanted)]
+
+
+def arguments(section: Training, seed: int, output_dir: str) -> dict[str, Any]:
+    """Trainer arguments that follow from a section of params.yaml; `trainer:` comes on top."""
+    chosen = precision(section.precision)
+    return {
+        "output_dir": output_dir,
+        "learning_rate": section.learning_rate,
+        "max_steps": section.max_steps,
+        "per_device_train_batch_size": section.batch_size,
+        "gradient_accumulation_steps": section.gradient_accumulation_steps,
+        "bf16": chosen == "bf16",
+        "fp16": chosen == "fp16",
+        "use_cpu": device() == "cpu",
+        "seed": seed,
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "logging_nan_inf_filter": False,  # it would log a NaN loss as 0.0
+        **section.trainer,
+    }
+
+
+class Report(TrainerCallback):
+    """Hands the trainer's log lines to the run, and stops on a loss that is no number."""
+
+    TIMINGS = ("train_", "step_time", "total_flos", "epoch", "num_input_tokens", "profiling/")
+
+    def __init__(self, run: Run, names: dict[str, str] | None = None, note: str = "loss"):
+        self.run = run
+        self.names = names or {}
+        self.note = note
+        self.last: dict[str, float] = {}
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **_: Any):
+        metrics = {
+            self.names.get(name, name): value
+            for name, value in (logs or {}).items()
+            if isinstance(value, int | float) and not name.startswith(self.TIMINGS)
+        }
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(metrics.get(name, 0.0)):
+                raise UserError(
+                    f"{name} is {metrics[name]} at step {state.global_step}: training stopped. "
+                    f"Lower {self.run.name}.learning_rate, or set {self.run.name}.precision to fp32"
+                )
+        if metrics:
+            self.last = metrics
+            self.run.log(state.global_step, metrics)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any):
+        value = self.last.get(self.note)
+        note = "" if value is None else f"{self.note} {value:.3f}"
+        self.run.progress.update(state.global_step, state.max_steps, note)
+
+
+def supervised(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    rows: list[dict],
+    section: Sft | Distill,
+    run: Run,
+    seed: int,
+    peft_config: "LoraConfig | None" = None,
+) -> "PreTrainedModel":
+    """Trains on the completions of prompt-completion rows; returns the trained model.
+
+    Raises:
+        UserError: no row fits `max_length`.
+    """
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    rows = fitting(rows, tokenizer, section.max_length, run.name)
+    columns = [{"prompt": row["prompt"], "completion": row["completion"]} for row in rows]
+    with TemporaryDirectory() as folder:
+        trainer = SFTTrainer(
+            model=model,
+            args=SFTConfig(**arguments(section, seed, folder), max_length=section.max_length),
+            train_dataset=Dataset.from_list(columns),
+            processing_class=tokenizer,
+            peft_config=peft_config,
+            callbacks=[Report(run)],
+            optimizers=(optimizer(model, section), None),
+        )
+        train(trainer)
+    return trainer.model
+
+
+def train(trainer: "Trainer") -> None:
+    """Trains, with our progress lines in place of the trainer's printed dictionaries.
+
+    Raises:
+        UserError: the GPU's memory does not suffice; says what to lower.
+    """
+    trainer.remove_callback(PrinterCallback)
+    try:
+        trainer.train()
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            "out of GPU memory: lower batch_size (and raise gradient_accumulation_steps as much), "
+            "then the lengths, then set trainer.activation_checkpointing to true "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+
+
+def optimizer(model: "PreTrainedModel", section: Sft | Distill) -> torch.optim.Optimizer | None:
+    """None leaves it to the trainer (`trainer.optim`)."""
+    if section.optimizer == "adamw":
+        return None
+    from stages.core.optim import MuonAdamW
+
+    return MuonAdamW(model, section.learning_rate)
+
+
+def fitting(
+    rows: list[dict], tokenizer: "PreTrainedTokenizerBase", limit: int, name: str
+) -> list[dict]:
+    """Rows of at most `limit` tokens; TRL would cut or drop the others without a word."""
+    texts = [
+        tokenizer.apply_chat_template(row["prompt"] + row["completion"], tokenize=False)
+        for row in rows
+    ]
+    lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    kept = [row for row, length in zip(rows, lengths, strict=True) if length <= limit]
+    if not kept:
+        raise UserError(f"{name}.max_length {limit}: the shortest row has {min(lengths)} tokens")
+    if len(kept) < len(rows):
+        log.warning("%s: %d of %d rows are longer than max_length %d: left out",
+                    name, len(rows) - len(kept), len(rows), limit)  # fmt: skip
+    return kept
+

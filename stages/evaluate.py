@@ -1,0 +1,141 @@
+"""evaluate: one model on the held-out problems, through lm-eval, greedy.
+
+`python -m stages.evaluate MODEL`, where MODEL is base, sft, control, grpo or student. `control` is
+the SFT model made to show its working: its completion is barred from opening with the answer. Every
+sample's row is kept.
+"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from stages.answers.format import Format
+from stages.answers.grade import grade
+from stages.core import stage
+from stages.core.errors import UserError
+from stages.core.files import read_rows, write_rows
+from stages.core.params import Params
+from stages.core.stage import Run
+from stages.core.statistics import wilson
+
+if TYPE_CHECKING:
+    from lm_eval.models.huggingface import HFLM
+
+TEST = Path("data/test.jsonl")
+FOLDERS = {"base": "base", "sft": "sft", "control": "sft", "grpo": "grpo", "student": "student"}
+TASK_FILE = Path(__file__).parent / "tasks" / "graded.yaml"
+RATES = ("accuracy", "format_compliance_rate", "shows_working")
+
+
+def body(model: str, params: Params, run: Run) -> dict:
+    from stages.core import models
+
+    run.dataset(TEST, "test")
+    folder = Path("models", FOLDERS[model])
+    language_model = load(folder, params, bar_answer=model == "control")
+    samples = judged(language_model, params)
+    rows = [sample_row(sample, params.format.tags) for sample in samples]
+    path = Path("samples", f"{model}.jsonl")
+    write_rows(path, rows)
+    run.artifact(path)
+    scores = summary(rows)
+    run.summary({f"{model}.{params.task.name}.{k}": v for k, v in scores.items()})
+    return {"parameters": models.parameters(language_model.model), params.task.name: scores}
+
+
+def load(folder: Path, params: Params, bar_answer: bool) -> "HFLM":
+    """The model as lm-eval's own Hugging Face model, with the project's tokenizer settings."""
+    from lm_eval.models.huggingface import HFLM
+    from transformers import LogitsProcessorList
+
+    from stages.core import models
+    from stages.core.generation import BarredOpening
+
+    tokenizer = models.load_tokenizer(folder)
+    opening = tokenizer(params.format.answer_open, add_special_tokens=False)["input_ids"]
+
+    class Barred(HFLM):
+        def _model_generate(self, context, *arguments, **options):
+            barred = BarredOpening(context.shape[1], opening)
+            options["logits_processor"] = LogitsProcessorList([barred])
+            return super()._model_generate(context, *arguments, **options)
+
+    model = models.load_model(folder, params.base.attn_implementation, dtype="auto").eval()
+    return (Barred if bar_answer else HFLM)(
+        pretrained=model,
+        tokenizer=tokenizer,
+        backend="causal",
+        batch_size=params.evaluate.batch_size,
+        add_bos_token=False,  # the chat template writes it where the model has one (trl#1400)
+    )
+
+
+def judged(model: "HFLM", params: Params) -> list[dict]:
+    """lm-eval's per-sample records of the `graded` task."""
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    first = next(read_rows(TEST), None)
+    if first is None:
+        raise UserError(f"{TEST} has no rows")
+    system = [m["content"] for m in first["prompt"] if m["role"] == "system"]
+
+    def process_results(doc: dict, completions: list[str]) -> dict[str, float]:
+        verdict = grade(completions[0], doc["gold"], params.format.tags)
+        return dict(zip(RATES, map(float, verdict.rates), strict=True))
+
+    task = yaml.safe_load(TASK_FILE.read_text())
+    task["dataset_kwargs"] = {"data_files": {"test": str(TEST.resolve())}}
+    task["generation_kwargs"]["max_gen_toks"] = params.evaluate.max_completion_length
+    task["process_results"] = process_results
+    results = simple_evaluate(
+        model=model,
+        tasks=[task],
+        task_manager=TaskManager(include_defaults=False),
+        system_instruction=system[0] if system else None,
+        apply_chat_template=True,
+        limit=params.evaluate.num_samples,
+        bootstrap_iters=0,
+        log_samples=True,
+    )
+    return results["samples"]["graded"]
+
+
+def sample_row(sample: dict, fmt: Format) -> dict[str, Any]:
+    doc, completion = sample["doc"], sample["resps"][0][0]
+    verdict = grade(completion, doc["gold"], fmt)
+    return {
+        "question": doc["question"],
+        "gold": doc["gold"],
+        "level": doc["level"],
+        "prompt": sample["arguments"]["gen_args_0"]["arg_0"] if isinstance(
+            sample["arguments"], dict) else sample["arguments"][0][0],
+        "completion": completion,
+        "answer": verdict.answer,
+        "correct": verdict.correct,
+        "compliant": verdict.compliant,
+        "shows_working": verdict.shows_working,
+    }
+
+
+def summary(rows: list[dict]) -> dict[str, float]:
+    """Rates over all samples, accuracy with its 95 % interval."""
+    n = len(rows)
+    low, high = wilson(sum(row["correct"] for row in rows), n)
+    return {
+        "n": n,
+        "accuracy": sum(row["correct"] for row in rows) / n,
+        "low": low,
+        "high": high,
+        "format_compliance_rate": sum(row["compliant"] for row in rows) / n,
+        "shows_working": sum(row["shows_working"] for row in rows) / n,
+    }
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or sys.argv[1] not in FOLDERS:
+        sys.exit(f"usage: python -m stages.evaluate {{{','.join(FOLDERS)}}}")
+    name = sys.argv[1]
+    stage.main(f"evaluate@{name}", lambda params, run: body(name, params, run))

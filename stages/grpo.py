@@ -1,0 +1,156 @@
+"""grpo: group relative policy optimisation of the SFT model (https://arxiv.org/abs/2402.03300).
+
+For each prompt a group of completions is sampled; each one's advantage is its reward against its
+group's. A fresh LoRA adapter on the frozen SFT model is trained, so that the model with the adapter
+off is the reference of the KL penalty.
+"""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from stages import rewards
+from stages.answers.format import Format
+from stages.answers.grade import grade
+from stages.core import stage
+from stages.core.errors import UserError
+from stages.core.files import read_rows, write_rows
+from stages.core.params import Grpo, Params
+from stages.core.stage import Run
+
+if TYPE_CHECKING:
+    from trl import GRPOConfig
+
+SFT, ROWS = Path("models/sft"), Path("data/grpo.jsonl")
+ADAPTER, ROLLOUTS, CURVE = (
+    Path("models/adapter"), Path("rollouts/grpo.jsonl"), Path("plots/grpo.csv")
+)  # fmt: skip
+
+# TRL's metric names -> those that users know; the others keep TRL's.
+METRICS = {
+    "reward": "mean_reward",
+    "kl": "kl_div",
+    "clip_ratio/region_mean": "clip_fraction",
+    "frac_reward_zero_std": "dead_groups",
+    "completions/clipped_ratio": "truncated",
+    "completions/mean_length": "completion_length",
+}
+HIGH_REWARD = 0.8
+
+
+def body(params: Params, run: Run) -> dict:
+    from datasets import Dataset
+
+    from stages.core import lora, models, training
+
+    grpo = params.grpo
+    functions, weights = rewards.load(grpo.rewards, params.format.tags)
+    run.dataset(ROWS, "training")
+    tokenizer = models.load_tokenizer(SFT)
+    rows = list(read_rows(ROWS))
+    require_a_batch(rows, grpo)
+    model = models.load_model(
+        SFT,
+        params.base.attn_implementation,
+        training.frozen_dtype(grpo.precision),
+        grpo.quantize == "nf4",
+    )
+    with TemporaryDirectory() as folder:
+        trainer = recording_trainer()(
+            fmt=params.format.tags,
+            model=model,
+            reward_funcs=functions,
+            args=configuration(grpo, params.seed, folder, weights),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=tokenizer,
+            peft_config=lora.config(grpo.lora),
+            callbacks=[training.Report(run, METRICS, note="mean_reward")],
+        )
+        training.train(trainer)
+        save_adapter(trainer.model)
+    write_rows(ROLLOUTS, trainer.rollouts)
+    run.write_curve(CURVE)
+    run.artifact(ROLLOUTS)
+    return run.last("mean_reward", "accuracy", "format_compliance_rate", "high_reward_rate",
+                    "kl_div", "entropy", "truncated", "dead_groups")  # fmt: skip
+
+
+def require_a_batch(rows: list[dict], grpo: Grpo) -> None:
+    """TRL drops an incomplete generation batch: too few prompts train nothing, and exit with 0."""
+    needed = grpo.batch_size * grpo.gradient_accumulation_steps // grpo.group_size
+    if len(rows) < needed:
+        raise UserError(
+            f"{ROWS} holds {len(rows)} prompts, one step takes {needed} (grpo.batch_size x "
+            "grpo.gradient_accumulation_steps / grpo.group_size): lower them or raise task.pool"
+        )
+
+
+def configuration(grpo: Grpo, seed: int, folder: str, weights: list[float]) -> "GRPOConfig":
+    from trl import GRPOConfig
+
+    from stages.core import training
+
+    try:
+        return GRPOConfig(
+            **training.arguments(grpo, seed, folder),
+            beta=grpo.kl_coef,
+            epsilon=grpo.clip_epsilon,
+            num_generations=grpo.group_size,
+            temperature=grpo.temperature,
+            top_p=grpo.top_p,
+            max_completion_length=grpo.max_completion_length,
+            reward_weights=weights,
+        )
+    except ValueError as error:
+        raise UserError(f"grpo.trainer: {error}") from None
+
+
+def recording_trainer() -> type:
+    """TRL's trainer, which also keeps every rollout. A function, because trl imports late."""
+    from trl import GRPOTrainer
+
+    class RecordingTrainer(GRPOTrainer):
+        def __init__(self, fmt: Format, **arguments: Any):
+            super().__init__(**arguments)
+            self.fmt = fmt
+            self.rollouts: list[dict] = []
+
+        def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+            scores = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+            first = self.accelerator.process_index * len(inputs)  # scores are all processes'
+            self.record(inputs, completions, scores[first : first + len(inputs)].tolist())
+            return scores
+
+        def record(self, inputs: list[dict], completions: list, scores: list[list[float]]) -> None:
+            """Rows of this step, and the rates that users know by name."""
+            weights = self.reward_weights.tolist()
+            names = self.reward_func_names
+            for row, completion, score in zip(inputs, completions, scores, strict=True):
+                content = completion[-1]["content"]
+                verdict = grade(content, row["gold"], self.fmt)
+                reward = sum(w * s for w, s in zip(weights, score, strict=True) if s == s)
+                self._log_metric("accuracy", float(verdict.correct))
+                self._log_metric("format_compliance_rate", float(verdict.compliant))
+                self._log_metric("shows_working", float(verdict.shows_working))
+                self._log_metric("high_reward_rate", float(reward > HIGH_REWARD))
+                self.rollouts.append({
+                    "step": self.state.global_step + 1,
+                    "question": row["question"],
+                    "gold": row["gold"],
+                    "completion": content,
+                    "reward": reward,
+                    "rewards": dict(zip(names, score, strict=True)),
+                })  # fmt: skip
+
+    return RecordingTrainer
+
+
+def save_adapter(model: Any) -> None:
+    from stages.core.files import replacing
+
+    with replacing(ADAPTER) as beside:
+        model.save_pretrained(beside)
+
+
+if __name__ == "__main__":
+    stage.main("grpo", body)

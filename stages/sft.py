@@ -1,0 +1,66 @@
+"""sft: the warm-up. Supervised training on demonstrations, so that GRPO starts from a policy that
+knows the format and sometimes succeeds. Ends with a merged model, which is GRPO's reference.
+"""
+
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from stages.core import stage
+from stages.core.files import read_rows, replacing
+from stages.core.params import Params
+from stages.core.stage import Run
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+BASE, ROWS = Path("models/base"), Path("data/sft.jsonl")
+OUT, CURVE = Path("models/sft"), Path("plots/sft.csv")
+
+
+def body(params: Params, run: Run) -> dict:
+    from stages.core import models, training
+
+    run.dataset(ROWS, "training")
+    tokenizer = models.load_tokenizer(BASE)
+    rows = list(read_rows(ROWS))
+    if params.sft.method == "none":
+        copy_base()
+        run.write_curve(CURVE)
+        return {"rows": 0}
+    if params.sft.method == "full":
+        model = models.load_model(BASE, params.base.attn_implementation)
+        trained = training.supervised(model, tokenizer, rows, params.sft, run, params.seed)
+    else:
+        trained = with_adapter(params, tokenizer, rows, run)
+    models.save_model(trained, tokenizer, OUT)
+    run.write_curve(CURVE)
+    return {"rows": len(rows), **run.last("loss", "mean_token_accuracy")}
+
+
+def copy_base() -> None:
+    """The base is the start of GRPO as it is: its manifest, or the small model itself."""
+    with replacing(OUT) as beside:
+        shutil.copytree(BASE, beside)
+
+
+def with_adapter(
+    params: Params, tokenizer: "PreTrainedTokenizerBase", rows: list[dict], run: Run
+) -> "PreTrainedModel":
+    """LoRA or QLoRA on the frozen base, merged at the end."""
+    from stages.core import lora, models, training
+
+    quantize = params.sft.method == "qlora"
+    attn = params.base.attn_implementation
+    dtype = training.frozen_dtype(params.sft.precision)
+    model = models.load_model(BASE, attn, dtype, quantize)
+    config = lora.config(params.sft.lora)
+    trained = training.supervised(model, tokenizer, rows, params.sft, run, params.seed, config)
+    with TemporaryDirectory() as adapter:
+        trained.save_pretrained(adapter)
+        return lora.merge(BASE, Path(adapter), attn, quantize)
+
+
+if __name__ == "__main__":
+    stage.main("sft", body)

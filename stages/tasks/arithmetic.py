@@ -1,0 +1,87 @@
+"""Generated grade-school word problems of one to three steps: the embedded default's data.
+
+Nothing is downloaded. Held-out problems use arithmetic chains (`12+4=16;16-3=13`) of their own:
+a chain belongs to the test split or to the training splits by its hash, whatever the seed.
+"""
+
+import hashlib
+import random
+from collections.abc import Iterator
+
+from stages.core.params import Task
+from stages.tasks.problem import Problem
+
+NAMES = {
+    "Ada": "She", "Ben": "He", "Cleo": "She", "Dan": "He", "Eva": "She", "Finn": "He",
+    "Gia": "She", "Hugo": "He", "Ida": "She", "Jack": "He", "Kim": "She", "Leo": "He",
+    "Mia": "She", "Noah": "He", "Ola": "She", "Paul": "He",
+}  # fmt: skip
+THINGS = "apples shells cards books coins pens stamps beads plums stones eggs cups".split()
+BOXES = "boxes bags jars trays".split()
+GAINS = ["buys {n} more", "finds {n} more", "gets {n} from {friend}", "makes {n} more"]
+LOSSES = ["loses {n}", "sells {n}", "gives {n} to {friend}", "breaks {n}"]
+TEST_SHARE = 5  # one chain in five is held out
+
+
+def chain_of(problem: Problem) -> str:
+    """The exact arithmetic of a problem's working, which names and things leave unchanged."""
+    return problem.working.replace("\n", ";")
+
+
+def held_out(chain: str) -> bool:
+    return hashlib.sha256(chain.encode()).digest()[0] % TEST_SHARE == 0
+
+
+def problem(rng: random.Random) -> Problem:
+    """One random problem: a start or a product, then gains and losses, never below zero."""
+    name, friend = rng.sample(list(NAMES), 2)
+    things = rng.choice(THINGS)
+    steps = rng.randint(1, 3)
+    lines = []
+    if rng.random() < 0.3:
+        boxes, each = rng.randint(2, 5), rng.randint(2, 5)
+        total = boxes * each
+        lines.append(f"{boxes}*{each}={total}")
+        text = [f"{name} has {boxes} {rng.choice(BOXES)} with {each} {things} each."]
+    else:
+        total = rng.randint(3, 20)
+        text = [f"{name} has {total} {things}."]
+    while len(lines) < steps:
+        n = rng.randint(1, 9)
+        gain = rng.random() < 0.5 or n > total
+        after = total + n if gain else total - n
+        lines.append(f"{total}{'+' if gain else '-'}{n}={after}")
+        phrase = rng.choice(GAINS if gain else LOSSES).format(n=n, friend=friend)
+        text.append(f"{NAMES[name]} {phrase}.")
+        total = after
+    text.append(f"How many {things} does {name} have now?")
+    return Problem(" ".join(text), str(total), "\n".join(lines), level=str(steps))
+
+
+def distinct(rng: random.Random, test: bool) -> Iterator[Problem]:
+    """Problems of one side of the split without end, no question twice."""
+    seen = set()
+    while True:
+        made = problem(rng)
+        if held_out(chain_of(made)) == test and made.question not in seen:
+            seen.add(made.question)
+            yield made
+
+
+def load(task: Task, seed: int) -> tuple[list[Problem], list[Problem]]:
+    """Training problems (demonstrations and pool together) and held-out ones, from the seed."""
+    train = distinct(random.Random(f"train {seed}"), test=False)
+    test = distinct(random.Random(f"test {seed}"), test=True)
+    wanted = (task.demonstrations or 0) + (task.pool or 0)
+    return (
+        [next(train) for _ in range(wanted)],
+        [next(test) for _ in range(task.test or 0)],
+    )
+
+
+def corpus(seed: int, size: int) -> Iterator[str]:
+    """Texts to learn a tokenizer from: chats about training problems, with their working."""
+    rng = random.Random(f"corpus {seed}")
+    for _ in range(size):
+        made = problem(rng)
+        yield f"user\n{made.question}\nassistant\n{made.working}"

@@ -1,0 +1,62 @@
+"""Where a task's rows come from: a hub data set, a local folder or a JSONL file."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from stages.core.errors import UserError
+from stages.core.files import read_rows
+from stages.core.params import Task, is_local
+
+TEST_SHARE = 5  # of a single file every fifth row is held out
+
+
+def splits(task: Task, hub_config: str | None = None) -> tuple[Iterable[dict], Iterable[dict]]:
+    """The train and the test rows of `task.source`, each with its number as `_row` (from 1).
+
+    A single JSONL file has no splits: every fifth row of it is held out.
+
+    Raises:
+        UserError: the source is missing, unreachable, malformed or empty.
+    """
+    if task.source is None:
+        raise UserError(
+            f"task.source is null, but task {task.name} needs one: a hub id, a folder with "
+            "train.jsonl and test.jsonl, or a JSONL file"
+        )
+    if not is_local(task.source):
+        return tuple(from_hub(task, hub_config, split) for split in ("train", "test"))
+    path = Path(task.source).expanduser()
+    if path.is_dir():
+        return tuple(numbered(path / f"{split}.jsonl") for split in ("train", "test"))
+    rows = numbered(path)
+    return (
+        [row for row in rows if row["_row"] % TEST_SHARE],
+        [row for row in rows if row["_row"] % TEST_SHARE == 0],
+    )
+
+
+def numbered(path: Path) -> list[dict]:
+    rows = with_row_numbers(read_rows(path))
+    if not rows:
+        raise UserError(f"{path} has no rows")
+    return rows
+
+
+def with_row_numbers(rows: Iterator[dict]) -> list[dict]:
+    return [{**row, "_row": number} for number, row in enumerate(rows, 1)]
+
+
+def from_hub(task: Task, config: str | None, split: str) -> list[dict]:
+    import datasets
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        loaded = datasets.load_dataset(task.source, config, split=split, revision=task.revision)
+    except (ConnectionError, HfHubHTTPError, datasets.exceptions.DatasetNotFoundError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"task.source: the data set {task.source} cannot be had from the hub ({reason}). "
+            "Download it elsewhere and name its folder (train.jsonl, test.jsonl) in task.source "
+            "and task.watch"
+        ) from error
+    return with_row_numbers(iter(loaded))
