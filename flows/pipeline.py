@@ -150,7 +150,7 @@ async def _run_stages(needs: dict[str, list[str]], force: bool, retries: int) ->
     finally:  # the signal that ends the flow may come up in any one of them
         for task in runs.values():
             task.cancel()
-        await asyncio.wait(runs.values())
+        await asyncio.gather(*runs.values(), return_exceptions=True)
     return _summary(dict(zip(runs, states, strict=True)))
 
 

@@ -110,8 +110,9 @@ def sample_row(sample: dict, fmt: Format) -> dict[str, Any]:
         "question": doc["question"],
         "gold": doc["gold"],
         "level": doc["level"],
-        "prompt": sample["arguments"]["gen_args_0"]["arg_0"] if isinstance(
-            sample["arguments"], dict) else sample["arguments"][0][0],
+        "prompt": sample["arguments"]["gen_args_0"]["arg_0"]
+        if isinstance(sample["arguments"], dict)
+        else sample["arguments"][0][0],
         "completion": completion,
         "answer": verdict.answer,
         "correct": verdict.correct,

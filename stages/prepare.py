@@ -28,7 +28,7 @@ def body(params: Params, run: Run) -> dict:
     demonstrations, pool = split(train, params)
     test = test[: params.task.test]
     for name, rows in (("demonstrations", demonstrations), ("pool", pool), ("test", test)):
-        if not rows and not (name == "demonstrations" and params.sft.method == "none"):
+        if not rows and not (name == "demonstrations" and params.task.demonstrations == 0):
             raise UserError(f"task: no {name} left of {params.task.source or params.task.name}")
 
     chosen = random.Random(f"answer only {params.seed}")

@@ -8,7 +8,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from stages.core import stage
-from stages.core.files import read_rows, replacing
+from stages.core.errors import UserError
+from stages.core.files import read_rows, replacing, write_csv
 from stages.core.params import Params
 from stages.core.stage import Run
 
@@ -24,11 +25,13 @@ def body(params: Params, run: Run) -> dict:
 
     run.dataset(ROWS, "training")
     tokenizer = models.load_tokenizer(BASE)
-    rows = list(read_rows(ROWS))
     if params.sft.method == "none":
         copy_base()
-        run.write_curve(CURVE)
+        write_csv(CURVE, [{"step": 0, "loss": None}])
         return {"rows": 0}
+    rows = list(read_rows(ROWS))
+    if not rows:
+        raise UserError(f"{ROWS} is empty: raise task.demonstrations, or set sft.method to none")
     if params.sft.method == "full":
         model = models.load_model(BASE, params.base.attn_implementation)
         trained = training.supervised(model, tokenizer, rows, params.sft, run, params.seed)

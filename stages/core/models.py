@@ -6,11 +6,14 @@ nobody changed are not copied.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.core.errors import UserError
 from stages.core.files import replacing
+from stages.core.params import is_local
 
 if TYPE_CHECKING:
     import torch
@@ -27,18 +30,22 @@ PLAIN_TEMPLATE = (
 )
 
 
-def located(folder: Path) -> dict[str, Any]:
-    """Where a model folder's weights are, as arguments of `from_pretrained`.
+def located(where: Path | str, revision: str | None = None) -> dict[str, Any]:
+    """Where weights are, as arguments of `from_pretrained`.
+
+    Args:
+        where: a model folder of the pipeline (a Path), or a source as params.yaml names it.
+        revision: of a hub source.
 
     Raises:
         UserError: the folder is missing or holds no model; says which file or stage is wanting.
     """
+    if isinstance(where, str) and not is_local(where):
+        return {"pretrained_model_name_or_path": where, "revision": revision or "main"}
+    folder = Path(where).expanduser()
     if (manifest := folder / MANIFEST).exists():
         origin = json.loads(manifest.read_text())
-        return {
-            "pretrained_model_name_or_path": origin["source"],
-            "revision": origin["revision"] or "main",
-        }
+        return located(origin["source"], origin["revision"])
     check_folder(folder)
     return {"pretrained_model_name_or_path": str(folder)}
 
@@ -53,11 +60,12 @@ def check_folder(folder: Path) -> None:
         raise UserError(f"{folder} is no complete model folder: {', '.join(missing)} missing")
 
 
-def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
+def load_tokenizer(where: Path | str, revision: str | None = None) -> "PreTrainedTokenizerBase":
     """The tokenizer with a chat template and a pad token that is not the end token (trl#1623)."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(**located(folder), padding_side="left")
+    with reachable(where):
+        tokenizer = AutoTokenizer.from_pretrained(**located(where, revision), padding_side="left")
     tokenizer.chat_template = tokenizer.chat_template or PLAIN_TEMPLATE
     if tokenizer.pad_token_id is None:
         # An id that exists in every vocabulary, is never sampled and is masked wherever it pads.
@@ -65,28 +73,42 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
+@contextmanager
+def reachable(where: Path | str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"the model of {where} cannot be loaded ({str(error).strip().splitlines()[0]}). "
+            "Without the hub, download it elsewhere and name its folder as the source"
+        ) from error
+
+
 def load_model(
-    folder: Path,
+    where: Path | str,
     attn_implementation: str,
     dtype: "torch.dtype | str" = "float32",
     quantize: bool = False,
+    revision: str | None = None,
 ) -> "PreTrainedModel":
     """A causal language model with neutral generation settings.
 
     Args:
-        folder: a model folder, see above.
+        where: as in `located`.
         attn_implementation: as in transformers.
         dtype: of the weights; "auto" is the stored one.
         quantize: 4-bit NF4 with double quantisation (QLoRA, https://arxiv.org/abs/2305.14314).
+        revision: of a hub source.
     """
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(
-        **located(folder),
-        dtype=dtype,
-        attn_implementation=attn_implementation,
-        quantization_config=nf4() if quantize else None,
-    )
+    with reachable(where):
+        model = AutoModelForCausalLM.from_pretrained(
+            **located(where, revision),
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            quantization_config=nf4() if quantize else None,
+        )
     neutral_generation(model)
     return model.to(device()) if not quantize else model
 

@@ -122,6 +122,7 @@ class Merge(Section):
 class Student(Section):
     source: str
     revision: str | None = None
+    watch: str
     scratch: Shape | None = None
 
 
@@ -182,7 +183,8 @@ class Params(Section):
 
 def local_sources_are_watched(p: Params) -> None:
     """DVC reruns what hangs on a local source only if it watches that very path."""
-    for name, section in (("task", p.task), ("base", p.base)):
+    sections = {"task": p.task, "base": p.base, "distill.student": p.distill.student}
+    for name, section in sections.items():
         if section.source and is_local(section.source) and section.watch != section.source:
             raise ValueError(
                 f"{name}.source is the local path {section.source}: set {name}.watch to the same "
@@ -313,6 +315,7 @@ def refuse_said_twice(section: str, group: str, given: dict, where: str) -> None
             raise UserError(
                 f"{where}: {section}.trainer.{key} is already decided by {ours}: keep that one"
             )
+
 
 def explain(errors: list[dict]) -> str:
     """pydantic's first error in one sentence, with the nearest right name for a wrong key."""

@@ -1,8 +1,8 @@
 """The tracker: a process beside a stage that reports its event file to MLflow.
 
 `python -m stages.core.tracker FILE` follows the file until its `end` event, or until stdin closes
-because the stage died. It then sends whatever files earlier trackers could not. Sending a file
-again is harmless: its run is found by the id saved beside it, and MLflow drops a metric that has
+because the stage died; then it sends whatever files earlier trackers could not. Sending a file
+again does no harm: its run is found by the id saved beside it, and MLflow drops a metric that has
 the same key, time, step and value.
 """
 
@@ -12,7 +12,6 @@ import platform
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from hashlib import sha256
 from importlib.metadata import version
@@ -60,7 +59,7 @@ def follow(path: Path, gone: threading.Event) -> Iterator[dict]:
     """The file's events as they come, up to `end`; a stage that died without one was killed."""
     with path.open() as file:
         while True:
-            last_look = gone.is_set()  # before reading: what was written until then is read now
+            last_look = gone.is_set()  # asked before reading: all that was written is read now
             while line := file.readline():
                 event = json.loads(line)
                 yield event
@@ -69,22 +68,20 @@ def follow(path: Path, gone: threading.Event) -> Iterator[dict]:
             if last_look:
                 yield killed(path)
                 return
-            yield {"event": "flush"}
             gone.wait(0.5)
 
 
 def read(path: Path) -> Iterator[dict]:
-    """All events of a finished file; a line cut off by a crash is dropped."""
-    ended = False
+    """All events of a file left behind; a line cut off by a crash is dropped."""
     for line in path.read_text().splitlines():
         try:
             event = json.loads(line)
         except json.JSONDecodeError:
             continue
-        ended |= event["event"] == "end"
         yield event
-    if not ended:
-        yield killed(path)
+        if event["event"] == "end":
+            return
+    yield killed(path)
 
 
 def killed(path: Path) -> dict:
@@ -92,13 +89,186 @@ def killed(path: Path) -> dict:
 
 
 def report(path: Path, events: Iterator[dict]) -> None:
-    """Sends a file's events and deletes the file once all have arrived."""
+    """Sends a file's events, and deletes the file once all have arrived."""
     start = next(events)
-    reporters = [MlflowRun(path, start), *(also(name, start) for name in start["tracking"]["also"])]
+    handlers = [MlflowRun(path, start).handle]
+    handlers += [also(name, start) for name in start["tracking"]["also"]]
     for event in events:
-        for reporter in reporters:
-            handle = getattr(reporter, event.pop("event") if False else event["event"], None)
-            if handle:
-                handle(**{k: v for k, v in event.items() if k != "event"})
-    path.unlink()
-    path.with_suffix(".run").unlink(missing_ok=True)
+        for handle in handlers:
+            handle(event)
+    for done in (path, path.with_suffix(".run")):
+        done.unlink(missing_ok=True)
+
+
+class MlflowRun:
+    """One stage's run in MLflow, below its pipeline's parent run."""
+
+    def __init__(self, spool: Path, start: dict):
+        from mlflow import MlflowClient
+
+        self.stage = start["stage"]
+        self.uri = start["tracking"]["uri"] or f"sqlite:///{root()}/mlflow.db"
+        self.client = MlflowClient(self.uri)
+        self.lineage = lineage(self.stage)
+        with FileLock(cache_dir("tracking") / "parent.lock"):  # side-by-side stages make it once
+            self.experiment = self.experiment_id()
+            self.parent = self.saved(
+                cache_dir("tracking") / f"{start['pipeline']}.parent",
+                lambda: self.new_parent(start),
+            )
+        self.run = self.saved(spool.with_suffix(".run"), lambda: self.new_run(start))
+        self.tag_parent()
+
+    def experiment_id(self) -> str:
+        if found := self.client.get_experiment_by_name(EXPERIMENT):
+            return found.experiment_id
+        local = self.uri.startswith("sqlite:")
+        place = (root() / "mlartifacts").as_uri() if local else None
+        return self.client.create_experiment(EXPERIMENT, artifact_location=place)
+
+    def saved(self, path: Path, make: Any) -> str:
+        """A run id from a file, or a new run whose id is written there."""
+        if not path.exists():
+            write_text(path, make())
+        return path.read_text()
+
+    def new_parent(self, start: dict) -> str:
+        name = start["tags"].get("dvc.experiment") or start["started"]
+        tags = {**start["tags"], "pipeline": start["pipeline"]}
+        tags.pop("dvc.stage", None)
+        run = self.client.create_run(self.experiment, start["time"], tags, run_name=name)
+        self.log_params(run.info.run_id, start["params"])
+        return run.info.run_id
+
+    def new_run(self, start: dict) -> str:
+        tags = {
+            **start["tags"],
+            **environment(),
+            **{f"input.{path}": md5 for path, md5 in inputs(self.lineage).items()},
+            "mlflow.parentRunId": self.parent,
+            "pipeline": start["pipeline"],
+            "stage.key": key(self.lineage),
+        }
+        run = self.client.create_run(self.experiment, start["time"], tags, run_name=self.stage)
+        self.log_params(run.info.run_id, start["params"])
+        return run.info.run_id
+
+    def log_params(self, run_id: str, params: dict) -> None:
+        from mlflow.entities import Param
+
+        entities = [Param(name, str(value)[:6000]) for name, value in params.items()]
+        for i in range(0, len(entities), 100):
+            self.client.log_batch(run_id, params=entities[i : i + 100])
+
+    def tag_parent(self) -> None:
+        """Every stage above this one is found from the parent, also one that DVC did not rerun."""
+        self.client.set_tag(self.parent, f"stage.{self.stage}".replace("@", "."), self.run)
+        known = self.client.get_run(self.parent).data.tags
+        for name, entry in finished_stages().items():
+            tag = f"stage.{name}".replace("@", ".")
+            if tag not in known and (run := self.run_with(key(entry))):
+                self.client.set_tag(self.parent, tag, run)
+
+    def run_with(self, stage_key: str) -> str | None:
+        """The newest finished run of a stage with the same command, inputs and parameters."""
+        query = f"tags.`stage.key` = '{stage_key}' and attributes.status = 'FINISHED'"
+        found = self.client.search_runs([self.experiment], query, max_results=1)
+        return found[0].info.run_id if found else None
+
+    def handle(self, event: dict) -> None:
+        match event:
+            case {"event": "metrics"}:
+                self.log_metrics(event)
+            case {"event": "artifact", "path": path}:
+                log = self.client.log_artifacts if Path(path).is_dir() else self.client.log_artifact
+                log(self.run, path)
+            case {"event": "dataset"}:
+                self.log_dataset(event["path"], event["role"])
+            case {"event": "register", "model": model, "folder": folder}:
+                self.register(model, folder)
+            case {"event": "end", "status": status, "time": time}:
+                self.client.set_terminated(self.run, status, time)
+                self.client.set_terminated(self.parent, status, time)
+
+    def log_metrics(self, event: dict) -> None:
+        from mlflow.entities import Metric
+
+        metrics = [
+            Metric(name.replace("@", "."), value, event["time"], event["step"])
+            for name, value in event["values"].items()
+        ]
+        for run in [self.run, self.parent] if event.get("parent") else [self.run]:
+            self.client.log_batch(run, metrics=metrics)
+
+    def log_dataset(self, path: str, role: str) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        digest = inputs(self.lineage).get(path, "unknown")
+        dataset = Dataset(path, digest, "local", json.dumps({"uri": path}))
+        role = InputTag("mlflow.data.context", role)
+        self.client.log_inputs(self.run, [DatasetInput(dataset, [role])])
+
+    def register(self, model: str, folder: str) -> None:
+        """A model version that points at the folder; the weights are not copied."""
+        if not self.client.search_registered_models(f"name = '{model}'"):
+            self.client.create_registered_model(model)
+        made = self.client.create_model_version(model, Path(folder).as_uri(), self.run)
+        self.client.set_registered_model_alias(model, "final", made.version)
+
+
+def also(name: str, start: dict) -> Any:
+    """The same to wandb or trackio, whose calls agree."""
+    from importlib import import_module
+
+    tracker = import_module(name)
+    tracker.init(project=EXPERIMENT, name=f"{start['stage']} {start['started']}",
+                 group=start["pipeline"], config=start["params"])  # fmt: skip
+
+    def handle(event: dict) -> None:
+        if event["event"] == "metrics":
+            tracker.log(event["values"], step=event["step"])
+        elif event["event"] == "end":
+            tracker.finish()
+
+    return handle
+
+
+def lineage(stage: str) -> dict:
+    """A stage's command, input hashes and parameters, in the form of its entry in dvc.lock.
+
+    Empty outside DVC. The stage is running: its inputs do not change while we hash them.
+    """
+    if "DVC_STAGE" not in os.environ:
+        return {}
+    from dvc.repo import Repo
+    from dvc.stage.serialize import to_single_stage_lockfile
+
+    with Repo() as repo:
+        loaded = repo.stage.load_one(name=stage)
+        loaded.save_deps()
+        return to_single_stage_lockfile(loaded)
+
+
+def finished_stages() -> dict[str, dict]:
+    """The entries of dvc.lock: the last run of each stage."""
+    lock = Path("dvc.lock")
+    return yaml.safe_load(lock.read_text())["stages"] if lock.exists() else {}
+
+
+def key(entry: dict) -> str:
+    """One hash of a stage's command, input hashes and parameters."""
+    parts = [entry.get("cmd"), inputs(entry), entry.get("params")]
+    return sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def inputs(entry: dict) -> dict[str, str]:
+    return {dep["path"]: dep.get("md5", "") for dep in entry.get("deps", [])}
+
+
+def environment() -> dict[str, str]:
+    tags = {f"version.{package}": version(package) for package in PACKAGES}
+    return {**tags, "python": platform.python_version(), "platform": platform.platform()}
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

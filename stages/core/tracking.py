@@ -62,7 +62,8 @@ def tracked(stage: str, params: Params) -> Iterator[Spool]:
     name = f"{stage}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.jsonl"
     spool = Spool(cache_dir("tracking") / name)
     spool.write("start", stage=stage, params=flat(params.model_dump()), tags=tags(),
-                pipeline=pipeline_key(), tracking=params.tracking.model_dump())  # fmt: skip
+                pipeline=pipeline_key(), started=time.strftime("%Y-%m-%d %H:%M:%S"),
+                tracking=params.tracking.model_dump())  # fmt: skip
     tracker = start_tracker(spool.path)
     status = "FAILED"
     try:

@@ -165,4 +165,3 @@ def fitting(
         log.warning("%s: %d of %d rows are longer than max_length %d: left out",
                     name, len(rows) - len(kept), len(rows), limit)  # fmt: skip
     return kept
-

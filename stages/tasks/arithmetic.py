@@ -16,8 +16,8 @@ NAMES = {
     "Gia": "She", "Hugo": "He", "Ida": "She", "Jack": "He", "Kim": "She", "Leo": "He",
     "Mia": "She", "Noah": "He", "Ola": "She", "Paul": "He",
 }  # fmt: skip
-THINGS = "apples shells cards books coins pens stamps beads plums stones eggs cups".split()
-BOXES = "boxes bags jars trays".split()
+THINGS = ["apples", "shells", "cards", "books", "coins", "pens", "stamps", "beads", "plums", "stones", "eggs", "cups"]
+BOXES = ["boxes", "bags", "jars", "trays"]
 GAINS = ["buys {n} more", "finds {n} more", "gets {n} from {friend}", "makes {n} more"]
 LOSSES = ["loses {n}", "sells {n}", "gives {n} to {friend}", "breaks {n}"]
 TEST_SHARE = 5  # one chain in five is held out
