@@ -174,6 +174,7 @@ class Params(Section):
             made_models_have_a_shape,
             tags_differ,
             batch_holds_whole_groups,
+            grpo_choices,
             lora_only_where_used,
             one_optimizer,
         ):
@@ -224,6 +225,22 @@ def batch_holds_whole_groups(p: Params) -> None:
         )
 
 
+# TRL looks at these only after the first rollout.
+CHOICES = {
+    "loss_type": ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"),
+    "scale_rewards": ("group", "batch", "none", True, False),
+    "importance_sampling_level": ("token", "sequence"),
+}
+
+
+def grpo_choices(p: Params) -> None:
+    for option, choices in CHOICES.items():
+        given = p.grpo.trainer.get(option, choices[0])
+        if given not in choices:
+            known = ", ".join(map(str, choices))
+            raise ValueError(f"grpo.trainer.{option}: {given!r} is none of {known}")
+
+
 def lora_only_where_used(p: Params) -> None:
     if p.sft.lora and p.sft.method in ("full", "none"):
         raise ValueError(f"sft.lora has options but sft.method is {p.sft.method}: empty it")
@@ -239,8 +256,8 @@ def one_optimizer(p: Params) -> None:
 POINTERS = {
     "num_generations": "group_size", "num_return_sequences": "group_size", "beta": "kl_coef",
     "epsilon": "clip_epsilon", "max_new_tokens": "max_completion_length",
-    "per_device_train_batch_size": "batch_size", "lora_r": "lora.r", "lora_alpha": "lora.lora_alpha",
-    "lora_dropout": "lora.lora_dropout", "target_modules": "lora.target_modules",
+    "per_device_train_batch_size": "batch_size", "lora_r": "lora.r",
+    "lora_alpha": "lora.lora_alpha", "lora_dropout": "lora.lora_dropout", "target_modules": "lora.target_modules",
     "format_reward_weight": "rewards.format.weight", "model_name": "base.source",
     "correct_reward_weight": "rewards.correctness.weight", "max_seq_length": "max_length",
     "max_examples": "task.pool", "max_samples": "evaluate.num_samples",
@@ -345,13 +362,17 @@ def hint(location: tuple) -> str:
 
 
 def keys_at(parents: list) -> list[str]:
-    """The right names at a path of params.yaml."""
-    model: Any = Params
+    """The right names at a path of params.yaml; a map's own names lead on to its sections."""
+    model: type[Section] = Params
     for name in parents:
-        annotation = model.model_fields[name].annotation if name in model.model_fields else None
-        inner = [a for a in (annotation, *getattr(annotation, "__args__", ())) if is_section(a)]
-        model = inner[0] if inner else Section
+        if name in model.model_fields:
+            inner = sections_in(model.model_fields[name].annotation)
+            model = inner[0] if inner else Section
     return list(model.model_fields)
+
+
+def sections_in(annotation: Any) -> list[type[Section]]:
+    return [a for a in (annotation, *getattr(annotation, "__args__", ())) if is_section(a)]
 
 
 def is_section(annotation: Any) -> bool:

@@ -15,7 +15,8 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     centre = share + Z**2 / (2 * n)
     half = Z * sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
     scale = 1 + Z**2 / n
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+    # rounding must not put the proportion itself outside
+    return min(share, (centre - half) / scale), max(share, (centre + half) / scale)
 
 
 def mcnemar(gained: int, lost: int) -> float:

@@ -16,7 +16,10 @@ NAMES = {
     "Gia": "She", "Hugo": "He", "Ida": "She", "Jack": "He", "Kim": "She", "Leo": "He",
     "Mia": "She", "Noah": "He", "Ola": "She", "Paul": "He",
 }  # fmt: skip
-THINGS = ["apples", "shells", "cards", "books", "coins", "pens", "stamps", "beads", "plums", "stones", "eggs", "cups"]
+THINGS = [
+    "apples", "shells", "cards", "books", "coins", "pens",
+    "stamps", "beads", "plums", "stones", "eggs", "cups",
+]  # fmt: skip
 BOXES = ["boxes", "bags", "jars", "trays"]
 GAINS = ["buys {n} more", "finds {n} more", "gets {n} from {friend}", "makes {n} more"]
 LOSSES = ["loses {n}", "sells {n}", "gives {n} to {friend}", "breaks {n}"]
@@ -47,7 +50,7 @@ def problem(rng: random.Random) -> Problem:
         total = rng.randint(3, 20)
         text = [f"{name} has {total} {things}."]
     while len(lines) < steps:
-        n = rng.randint(1, 9)
+        n = rng.randint(1, 6)
         gain = rng.random() < 0.5 or n > total
         after = total + n if gain else total - n
         lines.append(f"{total}{'+' if gain else '-'}{n}={after}")

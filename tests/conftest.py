@@ -1,0 +1,129 @@
+"""Fixtures that several tests share. Tests run real components in temporary folders."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import hypothesis
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+os.environ["OMP_NUM_THREADS"] = "1"  # quiet, and the same bits whatever the machine
+os.environ["DVC_NO_ANALYTICS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+hypothesis.settings.register_profile("any machine", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("any machine")
+
+
+@pytest.fixture
+def raw() -> dict:
+    """The embedded default's parameters, as YAML gives them."""
+    return yaml.safe_load((ROOT / "params.yaml").read_text())
+
+
+TINY = {
+    "task": {"demonstrations": 64, "pool": 32, "test": 12},
+    "base": {"scratch": {"hidden_size": 32, "layers": 1, "heads": 2, "intermediate_size": 64}},
+    "sft": {"max_steps": 4, "batch_size": 8},
+    "grpo": {"max_steps": 2, "batch_size": 8, "group_size": 4, "max_completion_length": 8},
+    "merge": {"prompts": 4},
+    "distill": {"num_samples": 16, "min_samples": 1, "if_fewer": "demonstrations",
+                "max_steps": 2, "batch_size": 8, "max_completion_length": 8,
+                "student": {"scratch": {"hidden_size": 16, "layers": 1, "heads": 2,
+                                        "intermediate_size": 32}}},
+    "evaluate": {"batch_size": 12, "max_completion_length": 8},
+}  # fmt: skip
+
+
+def merged(values: dict, changes: dict) -> dict:
+    """Nested `values` with `changes` laid over them."""
+    return {
+        **values,
+        **{
+            key: merged(values[key], new) if isinstance(new, dict) and values.get(key) else new
+            for key, new in changes.items()
+        },
+    }
+
+
+@pytest.fixture
+def tiny(raw: dict) -> dict:
+    """Parameters with which every stage takes seconds; nothing is learnt."""
+    return merged(raw, TINY)
+
+
+class Project:
+    """A copy of the checkout's code in a folder of its own, with its own git and DVC."""
+
+    def __init__(self, folder: Path, params: dict):
+        self.folder = folder
+        for name in ("stages", "flows", "data/raw", ".dvc/config", "dvc.yaml", "prefect.yaml",
+                     ".gitignore", ".dvcignore", ".dvc/.gitignore"):  # fmt: skip
+            copy(ROOT / name, folder / name)
+        if (schema := ROOT / ".cache" / "schema").exists():
+            copy(schema, folder / ".cache" / "schema")
+        self.write(params)
+        self.run("git", "init", "--quiet", "-b", "main")
+        self.run("git", "config", "user.email", "test@example.org")
+        self.run("git", "config", "user.name", "test")
+        self.commit("start")
+
+    def write(self, params: dict) -> None:
+        (self.folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+
+    def commit(self, message: str) -> None:
+        self.run("git", "add", "-A")
+        self.run("git", "commit", "--quiet", "-m", message)
+
+    def run(self, *command: str, ok: bool = True, **environment: str) -> str:
+        """A command's output, stdout and stderr together; asserts that it succeeds (or fails)."""
+        done = subprocess.run(
+            command, cwd=self.folder, env={**self.environment(), **environment},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        assert (done.returncode == 0) is ok, done.stdout
+        return done.stdout
+
+    def dvc(self, *arguments: str, **options) -> str:
+        return self.run(sys.executable, "-m", "dvc", *arguments, **options)
+
+    def stage(self, *arguments: str, **options) -> str:
+        return self.run(sys.executable, "-m", *arguments, **options)
+
+    def environment(self) -> dict[str, str]:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_STAGE", "GRPO_PIPE"))}
+        return {**kept, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+                "PYTHONPATH": ""}  # fmt: skip
+
+
+def copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+    else:
+        shutil.copy(source, target)
+
+
+@pytest.fixture
+def project(tmp_path: Path, tiny: dict) -> Project:
+    return Project(tmp_path / "project", tiny)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """Real GSM8K, MATH-500 and HumanEval, where GRPO_DATA_DIR names them."""
+    if "GRPO_DATA_DIR" not in os.environ:
+        pytest.skip("GRPO_DATA_DIR is not set: no real data to test on")
+    return Path(os.environ["GRPO_DATA_DIR"]).resolve()

@@ -1,0 +1,77 @@
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.answers.format import Format
+
+FMT = Format()
+PLAIN_TEXT = st.text(st.characters(exclude_characters="<>"), min_size=1).filter(str.strip)
+
+
+@given(answer=PLAIN_TEXT, working=PLAIN_TEXT)
+def test_what_is_rendered_is_compliant_and_read_back(answer, working):
+    text = FMT.render(answer, working)
+    assert FMT.compliant(text)
+    assert FMT.shows_working(text)
+    assert FMT.answer(text) == answer.strip()
+
+
+@given(answer=PLAIN_TEXT)
+def test_an_answer_without_working_is_read_but_not_compliant(answer):
+    text = FMT.render(answer)
+    assert FMT.answer(text) == answer.strip()
+    assert not FMT.compliant(text)
+    assert not FMT.shows_working(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think>1+1=2</think><answer>2</answer> and more",
+        "Sure! <think>1+1=2</think><answer>2</answer>",
+        "<think>1+1=2</think>so<answer>2</answer>",
+        "<think></think><answer>2</answer>",
+        "<think>1+1=2</think><answer> </answer>",
+        "<think>1</think><answer>2</answer><answer>2</answer>",
+        "<answer>2</answer><think>1+1=2</think>",
+        "<think>1+1=2<answer>2</answer>",
+        "",
+    ],
+)
+def test_not_compliant(text):
+    assert not FMT.compliant(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("<think>the answer is <answer>5</answer></think><answer>7</answer>", "7"),
+        ("<think>the answer is <answer>5</answer></think>", None),
+        ("<think>never ends <answer>5</answer>", None),
+        ("<think>x</think><answer>5</answer><answer>6</answer>", None),
+        ("<think>x</think><answer>5</answer><answer>5</answer>", "5"),
+        ("<think>x</think><answer>5", None),
+        ("5", None),
+    ],
+)
+def test_only_what_follows_the_thinking_counts(text, answer):
+    assert FMT.answer(text) == answer
+
+
+def test_other_tags():
+    fmt = Format("<start_working_out>", "<end_working_out>", "<SOLUTION>", "</SOLUTION>")
+    text = "<start_working_out>2*3=6<end_working_out><SOLUTION>6</SOLUTION>"
+    assert fmt.compliant(text)
+    assert fmt.answer(text) == "6"
+
+
+def test_hostile_completions_cost_little():
+    texts = ["<think>" * 50_000, "<answer>" * 50_000, "<think>x</think>" + "<answer>" * 50_000,
+             "<think> " + " \n" * 100_000 + "</think><answer> " + " " * 100_000]  # fmt: skip
+    started = time.process_time()
+    for text in texts:
+        assert not FMT.compliant(text)
+        assert FMT.answer(text) is None
+    assert time.process_time() - started < 5

@@ -1,0 +1,50 @@
+from pathlib import Path
+
+import pytest
+
+from stages.core.errors import UserError
+from stages.core.files import read_rows, replacing, write_csv, write_json, write_rows
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_beside(here):
+    write_json(Path("a.json"), {"x": 1})
+    with pytest.raises(RuntimeError), replacing(Path("a.json")) as beside:
+        beside.write_text("half")
+        raise RuntimeError
+    assert Path("a.json").read_text() == '{\n  "x": 1\n}\n'
+    assert [p.name for p in here.iterdir()] == ["a.json"]
+
+
+def test_a_folder_is_replaced_whole(here):
+    for content in ("old", "new"):
+        with replacing(Path("out/model")) as beside:
+            beside.mkdir()
+            (beside / content).write_text(content)
+    assert [p.name for p in Path("out/model").iterdir()] == ["new"]
+    assert [p.name for p in Path("out").iterdir()] == ["model"]
+
+
+def test_rows_come_back(here):
+    rows = [{"a": 1}, {"b": "ü\n"}]
+    write_rows(Path("rows.jsonl"), rows)
+    assert list(read_rows(Path("rows.jsonl"))) == rows
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [('{"a": 1}\n{"a": \n', "line 2: not JSON"), ("[1]\n", "line 1: a JSON object was expected")],
+)
+def test_a_malformed_line_is_named(here, text, says):
+    Path("rows.jsonl").write_text(text)
+    with pytest.raises(UserError, match=says):
+        list(read_rows(Path("rows.jsonl")))
+
+
+def test_a_missing_file_is_named(here):
+    with pytest.raises(UserError, match="nowhere.jsonl is missing"):
+        list(read_rows(Path("nowhere.jsonl")))
+
+
+def test_csv_has_every_column(here):
+    write_csv(Path("t.csv"), [{"step": 1, "loss": 2}, {"step": 2, "kl": 3}])
+    assert Path("t.csv").read_text().split() == ["step,loss,kl", "1,2,", "2,,3"]

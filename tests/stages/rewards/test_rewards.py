@@ -1,0 +1,73 @@
+import sys
+from pathlib import Path
+
+import pytest
+
+from stages import rewards
+from stages.answers.format import Format
+from stages.core.errors import UserError
+from stages.core.params import Reward
+
+FMT = Format()
+
+
+def load(**specs):
+    return rewards.load({name: Reward(**spec) for name, spec in specs.items()}, FMT)
+
+
+def test_correctness_and_format_in_trls_protocol():
+    (correct, formatted), weights = load(correctness={"weight": 1}, format={"weight": 0.1})
+    completions = [
+        [{"role": "assistant", "content": text}]
+        for text in ("<think>1+1=2</think><answer>2</answer>", "<answer>2</answer>", "2")
+    ]
+    columns = {"prompts": ["?"] * 3, "completion_ids": [[1]] * 3, "gold": ["2"] * 3}
+    assert correct(completions=completions, **columns) == [1.0, 1.0, 0.0]
+    assert formatted(completions=completions, **columns) == [1.0, 0.0, 0.0]
+    assert weights == [1, 0.1]
+    assert (correct.__name__, formatted.__name__) == ("correctness", "format")
+
+
+OWN = """
+def brevity(completions, limit=10, **_):
+    return [1.0 if len(c[-1]["content"]) <= limit else None for c in completions]
+"""
+
+
+@pytest.fixture
+def own(here, monkeypatch):
+    Path("my_rewards.py").write_text(OWN)
+    monkeypatch.syspath_prepend(here)
+    monkeypatch.delitem(sys.modules, "my_rewards", raising=False)
+    return here
+
+
+def test_a_custom_reward_that_dvc_watches_with_its_option(own):
+    Path("dvc.yaml").write_text("stages: {grpo: {deps: [my_rewards.py]}}")
+    spec = {"weight": 1, "function": "my_rewards:brevity", "options": {"limit": 3}}
+    (short,), _ = load(short=spec)
+    messages = [[{"role": "assistant", "content": text}] for text in ("abc", "abcd")]
+    assert short(completions=messages, gold=["1", "1"]) == [1.0, None]
+    assert short.__name__ == "short"
+
+
+def test_a_custom_reward_that_dvc_does_not_watch_is_refused_with_the_line_to_add(own):
+    Path("dvc.yaml").write_text("stages: {grpo: {deps: [other.py]}}")
+    with pytest.raises(UserError, match=r"add the line `- my_rewards\.py` to stages\.grpo\.deps"):
+        load(short={"weight": 1, "function": "my_rewards:brevity"})
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ({"weight": 1}, "no such reward"),
+        ({"weight": 1, "function": "nowhere.at:all"}, "names no function"),
+        ({"weight": 1, "function": "my_rewards"}, "names no function"),
+        ({"weight": 1, "function": "my_rewards:missing"}, "has no function 'missing'"),
+        ({"weight": 1, "function": "my_rewards:brevity", "options": {"max": 1}}, "takes limit"),
+    ],
+)
+def test_what_cannot_be_found_is_named(own, spec, says):
+    Path("dvc.yaml").write_text("stages: {grpo: {deps: [my_rewards.py]}}")
+    with pytest.raises(UserError, match=says):
+        load(mine=spec)

@@ -1,0 +1,81 @@
+"""dvc.yaml says what is true: each stage's dependencies are exactly what its code imports."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+READ_NOT_IMPORTED = {"evaluate": {"stages/tasks/graded.yaml"}}
+
+
+def imported(file: str) -> set[str]:
+    """The project's non-empty modules that a file imports, packages on the way included."""
+    names = set()
+    for node in ast.walk(ast.parse((ROOT / file).read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    found = set()
+    for name in names:
+        parts = name.split(".")
+        for depth in range(1, len(parts) + 1):
+            for end in (".py", "/__init__.py"):
+                path = Path("/".join(parts[:depth]) + end)
+                if (ROOT / path).is_file() and (ROOT / path).stat().st_size:
+                    found.add(path.as_posix())
+    return found
+
+
+def closure(file: str) -> set[str]:
+    reached, ahead = set(), {file}
+    while ahead:
+        reached |= ahead
+        ahead = set().union(*map(imported, ahead)) - reached
+    return reached
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_depends_on_exactly_the_modules_it_imports(name):
+    stage = STAGES[name].get("do", STAGES[name])
+    declared = {dep for dep in stage["deps"] if dep.startswith("stages/")}
+    assert declared == closure(f"stages/{name}.py") | READ_NOT_IMPORTED.get(name, set())
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_declares_the_parameters_it_reads(name):
+    """Every `params.SECTION` in a stage's own modules is among its declared parameters."""
+    stage = STAGES[name].get("do", STAGES[name])
+    declared = {param.split(".")[0] for param in stage["params"]}
+    frame = {f"stages/core/{m}.py" for m in ("stage", "tracking", "params", "schema", "progress")}
+    used = set()
+    for file in closure(f"stages/{name}.py") - frame:
+        for node in ast.walk(ast.parse((ROOT / file).read_text())):
+            if (
+                isinstance(node, ast.Attribute)
+                and isinstance(node.value, ast.Name)
+                and node.value.id == "params"
+            ):
+                used.add(node.attr)
+    used -= {"load", "validate"}
+    if name == "base":
+        used -= {"task"}  # read by stages.tasks.load, which base does not call
+    assert used <= declared, f"{name} reads {used - declared} undeclared"
+    assert declared <= used | {"seed"}, f"{name} declares {declared - used} and never reads it"
+
+
+def test_imports_run_one_way():
+    for file in (ROOT / "stages").rglob("*.py"):
+        path = file.relative_to(ROOT).as_posix()
+        uses = {name.split("/")[1] for name in imported(path) if name.count("/") > 1}
+        if path.startswith("stages/answers/"):
+            assert uses <= {"answers"}, path
+        if path.count("/") > 1:
+            stages = {f"stages/{name}.py" for name in STAGES}
+            assert not imported(path) & stages, f"{path} imports a stage"
+        assert not any(name.startswith("flows") for name in imported(path)), path
