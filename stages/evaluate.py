@@ -34,7 +34,7 @@ def body(model: str, params: Params, run: Run) -> dict:
 
     run.dataset(TEST, "test")
     folder = Path("models", FOLDERS[model])
-    language_model = load(folder, params, bar_answer=model == "control")
+    language_model = load(folder, params, run, bar_answer=model == "control")
     samples = judged(language_model, params)
     rows = [sample_row(sample, params.format.tags) for sample in samples]
     path = Path("samples", f"{model}.jsonl")
@@ -45,7 +45,7 @@ def body(model: str, params: Params, run: Run) -> dict:
     return {"parameters": models.parameters(language_model.model), params.task.name: scores}
 
 
-def load(folder: Path, params: Params, bar_answer: bool) -> "HFLM":
+def load(folder: Path, params: Params, run: Run, bar_answer: bool) -> "HFLM":
     """The model as lm-eval's own Hugging Face model, with the project's tokenizer settings."""
     from lm_eval.models.huggingface import HFLM
     from transformers import LogitsProcessorList
@@ -55,16 +55,22 @@ def load(folder: Path, params: Params, bar_answer: bool) -> "HFLM":
 
     tokenizer = models.load_tokenizer(folder)
     opening = tokenizer(params.format.answer_open, add_special_tokens=False)["input_ids"]
+    total = params.evaluate.num_samples or sum(1 for _ in read_rows(TEST))
 
-    class Barred(HFLM):
+    class Model(HFLM):
+        done = 0
+
         def _model_generate(self, context, *arguments, **options):
-            barred = BarredOpening(context.shape[1], opening)
-            options["logits_processor"] = LogitsProcessorList([barred])
-            return super()._model_generate(context, *arguments, **options)
+            if bar_answer:
+                barred = BarredOpening(context.shape[1], opening)
+                options["logits_processor"] = LogitsProcessorList([barred])
+            generated = super()._model_generate(context, *arguments, **options)
+            self.done += len(context)
+            run.progress.update(self.done, total)
+            return generated
 
-    model = models.load_model(folder, params.base.attn_implementation, dtype="auto").eval()
-    return (Barred if bar_answer else HFLM)(
-        pretrained=model,
+    return Model(
+        pretrained=models.load_model(folder, params.base.attn_implementation, dtype="auto").eval(),
         tokenizer=tokenizer,
         backend="causal",
         batch_size=params.evaluate.batch_size,
@@ -110,9 +116,7 @@ def sample_row(sample: dict, fmt: Format) -> dict[str, Any]:
         "question": doc["question"],
         "gold": doc["gold"],
         "level": doc["level"],
-        "prompt": sample["arguments"]["gen_args_0"]["arg_0"]
-        if isinstance(sample["arguments"], dict)
-        else sample["arguments"][0][0],
+        "prompt": sample["arguments"][0][0],
         "completion": completion,
         "answer": verdict.answer,
         "correct": verdict.correct,

@@ -35,7 +35,7 @@ class Progress:
 
     def _show_bar(self, done: int, total: int, note: str) -> None:
         if self._bar is None or self._bar.total != total:
-            self._bar = tqdm(total=total, desc=self._name, dynamic_ncols=True)
+            self._bar = tqdm(total=total, desc=self._name, dynamic_ncols=True, disable=False)
         self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(done - self._bar.n)
         if done >= total:

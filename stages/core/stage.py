@@ -108,6 +108,7 @@ def set_environment() -> None:
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' bars; Progress shows one of ours
     # trl imports mlflow just to see whether it is there: 1 s. Tracking has a process of its own.
     os.environ.setdefault("DISABLE_MLFLOW_INTEGRATION", "TRUE")
 

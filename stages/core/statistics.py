@@ -28,9 +28,10 @@ def mcnemar(gained: int, lost: int) -> float:
 def paired_difference(gained: int, lost: int, n: int) -> tuple[float, float, float]:
     """A difference of two accuracies on the same n items, with its 95 % interval.
 
-    The variance is that of the per-item difference, which is +1, -1 or 0.
+    The interval adds half an item to each cell of the 2 x 2 table (Agresti and Min 2005), so that
+    a handful of items without a flip does not pass for certainty.
     """
-    difference = (gained - lost) / n
-    variance = ((gained + lost) / n - difference**2) / n
-    half = Z * sqrt(max(variance, 0.0))
-    return difference, difference - half, difference + half
+    g, l, m = gained + 0.5, lost + 0.5, n + 2
+    centre = (g - l) / m
+    half = Z * sqrt(((g + l) - (g - l) ** 2 / m) / m**2)
+    return (gained - lost) / n, max(-1.0, centre - half), min(1.0, centre + half)

@@ -20,9 +20,16 @@ def test_mcnemar_agrees_with_the_exact_binomial_test(gained, lost):
     assert mcnemar(gained, lost) == pytest.approx(expected, rel=1e-6)
 
 
-@given(st.integers(0, 100), st.integers(0, 100), st.integers(200, 400))
+@given(st.integers(0, 100), st.integers(0, 100), st.integers(2000, 4000))
 def test_paired_difference_is_that_of_the_items(gained, lost, n):
     items = np.array([1] * gained + [-1] * lost + [0] * (n - gained - lost))
     difference, low, high = paired_difference(gained, lost, n)
+    wald = 1.959964 * items.std() / np.sqrt(n)
     assert difference == pytest.approx(items.mean())
-    assert high - low == pytest.approx(2 * 1.959964 * items.std() / np.sqrt(n), abs=1e-6)
+    assert low <= difference <= high
+    assert (low, high) == pytest.approx((difference - wald, difference + wald), abs=2 / n)
+
+
+def test_few_items_without_a_flip_are_no_certainty():
+    _, low, high = paired_difference(0, 0, 12)
+    assert low < -0.1 and high > 0.1

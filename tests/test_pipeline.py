@@ -1,0 +1,180 @@
+"""The whole pipeline at a very small size in a copy of the checkout: what runs, and when."""
+
+import json
+import re
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Project, merged
+
+MODELS = ["base", "sft", "control", "grpo", "student"]
+EVALUATIONS = [f"evaluate@{model}" for model in MODELS]
+ALL = {"prepare", "base", "sft", "grpo", "merge", "distill", *EVALUATIONS, "report"}
+BELOW_GRPO = {"grpo", "merge", "distill", "evaluate@grpo", "evaluate@student", "report"}
+
+
+def ran(output: str) -> set[str]:
+    """The DVC stages whose command was executed."""
+    return set(re.findall(r"Running stage '([^']+)'", output))
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> tuple[Project, str]:
+    """A project after its first `dvc repro`, committed, and what that printed."""
+    import yaml
+
+    from tests.conftest import ROOT, TINY
+
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
+    project = Project(tmp_path_factory.mktemp("pipeline") / "project", merged(raw, TINY))
+    output = project.dvc("repro")
+    project.commit("first run")
+    return project, output
+
+
+def test_every_stage_runs_once_and_its_outputs_are_there(done):
+    project, output = done
+    assert ran(output) == ALL
+    assert "Traceback" not in output
+    summary = json.loads((project.folder / "reports/summary.json").read_text())
+    assert list(summary["models"]) == MODELS
+    for model in summary["models"].values():
+        score = model["tasks"]["arithmetic"]
+        assert score["n"] == 12 and 0 <= score["low"] <= score["accuracy"] <= score["high"] <= 1
+        assert 0 <= score["format_compliance_rate"] <= 1
+        assert model["parameters"] > 0
+    assert set(summary["seconds"]) == ALL
+    page = (project.folder / "reports/report.html").read_text()
+    assert page.count("<svg") == 2 and "http://" not in re.sub(r'xmlns\S*="[^"]*"', "", page)[:500]
+    for stage in ALL:
+        assert (project.folder / "logs" / f"{stage}.log").stat().st_size
+    adapter = {p.name for p in (project.folder / "models/adapter").iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= adapter
+
+
+def test_the_prompt_of_evaluation_is_the_prompt_of_training(done):
+    from stages.core.models import load_tokenizer
+
+    project, _ = done
+    tokenizer = load_tokenizer(project.folder / "models/sft")
+    test = [json.loads(line) for line in (project.folder / "data/test.jsonl").open()]
+    rows = [json.loads(line) for line in (project.folder / "samples/sft.jsonl").open()]
+    for row, sample in zip(test, rows, strict=True):
+        text = tokenizer.apply_chat_template(
+            row["prompt"], add_generation_prompt=True, tokenize=False
+        )
+        assert sample["prompt"] == text and sample["question"] == row["question"]
+
+
+def test_a_second_run_does_nothing_nor_does_a_comment_or_an_untracked_parameter(done):
+    project, _ = done
+    params = project.folder / "params.yaml"
+    before = params.read_text()
+    assert ran(project.dvc("repro")) == set()
+    params.write_text("# a comment\n" + before.replace("max_parallel: auto", "max_parallel: 2"))
+    assert ran(project.dvc("repro")) == set()
+    params.write_text(before)
+
+
+def test_mlflow_holds_a_parent_with_a_run_for_each_stage(done):
+    project, _ = done
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{project.folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("grpo-pipeline")
+    runs = client.search_runs([experiment.experiment_id])
+    parents = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
+    children = {r.info.run_name: r for r in runs if "mlflow.parentRunId" in r.data.tags}
+    parent = next(p for p in parents if len(p.data.tags) > 10)
+    assert set(children) == ALL
+    assert all(c.info.status == "FINISHED" for c in children.values())
+    assert {c.data.tags["mlflow.parentRunId"] for c in children.values()} == {parent.info.run_id}
+    grpo = children["grpo"]
+    assert grpo.data.params["grpo.kl_coef"] == "0.0"
+    assert {"mean_reward", "loss", "entropy", "clip_fraction", "accuracy"} <= set(grpo.data.metrics)
+    assert len(client.get_metric_history(grpo.info.run_id, "mean_reward")) == 2
+    assert grpo.inputs.dataset_inputs[0].dataset.name == "data/grpo.jsonl"
+    assert {"git.commit", "git.dirty", "dvc.stage", "input.models/sft", "version.trl"} <= set(
+        grpo.data.tags
+    )
+    assert [a.path for a in client.list_artifacts(grpo.info.run_id)] == ["grpo.jsonl"]
+    assert {f"{model}.arithmetic.accuracy" for model in MODELS} <= set(parent.data.metrics)
+    for stage in ALL:
+        assert parent.data.tags["stage." + stage.replace("@", ".")] == children[stage].info.run_id
+    version = client.get_model_version_by_alias("grpo-policy", "final")
+    assert version.source == (project.folder / "models/grpo").as_uri()
+
+
+def test_nothing_is_copied_twice_and_nothing_is_left_to_send(done):
+    project, _ = done
+    weights = project.folder / "models/sft/model.safetensors"
+    assert weights.stat().st_nlink > 1 or weights.stat().st_blocks  # linked, or cloned by the disk
+    assert not list((project.folder / ".cache/tracking").glob("*.jsonl"))
+    assert not list(project.folder.rglob("*.new"))
+
+
+def test_an_experiment_changes_one_parameter_and_reruns_what_hangs_on_it(done):
+    project, _ = done
+    output = project.dvc("exp", "run", "--temp", "-n", "more-kl", "-S", "grpo.kl_coef=0.01",
+                         "-S", "grpo.rewards.format.weight=0.2")  # fmt: skip
+    assert ran(output) == BELOW_GRPO
+    assert project.run("git", "status", "--porcelain") == ""
+    shown = json.loads(project.dvc("exp", "show", "--json"))
+    assert "more-kl" in json.dumps(shown)
+    diff = project.dvc("params", "diff", "HEAD", "more-kl")
+    assert "grpo.kl_coef" in diff and "0.01" in diff
+    assert "evaluate/grpo.json" in project.dvc("metrics", "diff", "HEAD", "more-kl", "--all")
+
+    with sqlite3.connect(project.folder / "mlflow.db") as store:
+        names = dict(
+            store.execute(
+                "select r.name, p.value from runs r join params p on p.run_uuid = r.run_uuid"
+                " where p.key = 'grpo.kl_coef' and r.name = 'more-kl'"
+            )
+        )
+        tags = dict(
+            store.execute(
+                "select t.key, t.value from tags t join runs r on r.run_uuid = t.run_uuid"
+                " where r.name = 'more-kl'"
+            )
+        )
+    assert names == {"more-kl": "0.01"}
+    assert "stage.sft" in tags, "a stage that was not rerun is found from the parent"
+
+
+def test_a_changed_parameter_reruns_what_hangs_on_it_and_nothing_else(done):
+    project, _ = done
+    params = project.folder / "params.yaml"
+    before = params.read_text()
+    params.write_text(before.replace("kl_coef: 0.0", "kl_coef: 0.01").replace(
+        "format:\n      weight: 0.0", "format:\n      weight: 0.2"))  # fmt: skip
+    output = project.dvc("repro")
+    assert ran(output) == set(), "the experiment's results are in the run cache"
+    assert set(re.findall(r"Stage '([^']+)' is cached", output)) == BELOW_GRPO
+    params.write_text(before)
+    project.dvc("repro")
+
+
+def test_mistakes_end_in_one_line_and_leave_nothing(done):
+    project, _ = done
+    folder = project.folder
+    for changes, says in (
+        ({"grpo": {"kl_coeff": 1}}, "grpo: params.yaml: grpo.kl_coeff is not a key here"),
+        ({"distill": {"min_samples": 10_000, "if_fewer": "fail"}}, "distill.min_samples asks for"),
+    ):
+        import yaml
+
+        before = (folder / "params.yaml").read_text()
+        project.write(merged(yaml.safe_load(before), changes))
+        stage = "grpo" if "grpo" in changes else "distill"
+        output = project.stage(f"stages.{stage}", ok=False)
+        assert says in output and "Traceback" not in output
+        (folder / "params.yaml").write_text(before)
+    (folder / "models/sft").rename(folder / "elsewhere")
+    output = project.stage("stages.merge", ok=False)
+    assert "models/sft is missing: run the stage that makes it" in output
+    assert "Traceback" not in output
+    (folder / "elsewhere").rename(folder / "models/sft")
+    assert not [p for p in Path(folder).rglob(".*.new")]
