@@ -11,6 +11,7 @@ import yaml
 from prefect import get_client, serve
 from prefect.client.schemas.objects import ConcurrencyLimitConfig
 from prefect.deployments.runner import RunnerDeployment
+from prefect.runner.storage import LocalStorage
 from prefect.schedules import Schedule
 from prefect.settings import get_current_settings
 
@@ -40,13 +41,18 @@ def server_problem() -> str | None:
 
 def deployments(path: Path) -> list[RunnerDeployment]:
     """Read the deployments of a prefect.yaml as `prefect deploy --all` does, less the work pool."""
+    # Without a storage, a deployment that was last served from another folder would keep that
+    # folder, and its runs would copy all of it over this one.
+    here = LocalStorage(str(path.resolve().parent))
     return [
-        RunnerDeployment.from_entrypoint(
+        RunnerDeployment.from_storage(
+            storage=here,
             entrypoint=wanted["entrypoint"],
             name=wanted["name"],
             description=wanted["description"],
             parameters=wanted["parameters"],
             schedules=[Schedule(**schedule) for schedule in wanted["schedules"]],
+            paused=False,  # it was paused when last it stopped
             concurrency_limit=ConcurrencyLimitConfig(**wanted["concurrency_limit"]),
         )
         for wanted in yaml.safe_load(path.read_text())["deployments"]

@@ -60,6 +60,9 @@ def load(folder: Path, params: Params, run: Run, bar_answer: bool) -> "HFLM":
     class Model(HFLM):
         done = 0
 
+        def generate_until(self, requests, disable_tqdm=False):
+            return super().generate_until(requests, disable_tqdm=True)  # ours: run.progress
+
         def _model_generate(self, context, *arguments, **options):
             if bar_answer:
                 barred = BarredOpening(context.shape[1], opening)

@@ -3,8 +3,10 @@
 import logging
 import sys
 import time
+from typing import TYPE_CHECKING
 
-from tqdm import tqdm
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 log = logging.getLogger("stages")
 
@@ -16,7 +18,7 @@ class Progress:
         self._name = name
         self._every = every_seconds
         self._started = self._last = time.monotonic()
-        self._bar: tqdm | None = None
+        self._bar: "tqdm | None" = None
 
     def update(self, done: int, total: int, note: str = "") -> None:
         """Shows `done` of `total` with an ETA and a note such as `reward 0.62`."""
@@ -25,7 +27,7 @@ class Progress:
         elif time.monotonic() - self._last >= self._every or done == total:
             self._last = time.monotonic()
             seconds = (self._last - self._started) / max(done, 1) * (total - done)
-            eta = tqdm.format_interval(round(seconds))
+            eta = f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
             log.info("%s: %d/%d (%.0f %%), %s left  %s", self._name, done, total,
                      100 * done / total, eta, note)  # fmt: skip
 
@@ -34,6 +36,8 @@ class Progress:
         self._started = self._last = time.monotonic()
 
     def _show_bar(self, done: int, total: int, note: str) -> None:
+        from tqdm import tqdm
+
         if self._bar is None or self._bar.total != total:
             self._bar = tqdm(total=total, desc=self._name, dynamic_ncols=True, disable=False)
         self._bar.set_postfix_str(note, refresh=False)

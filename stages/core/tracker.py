@@ -96,7 +96,7 @@ def report(path: Path, events: Iterator[dict]) -> None:
     for event in events:
         for handle in handlers:
             handle(event)
-    for done in (path, path.with_suffix(".run")):
+    for done in (path, path.with_suffix(".run"), Path(f"{path}.lock")):
         done.unlink(missing_ok=True)
 
 

@@ -1,0 +1,84 @@
+"""Commands as processes: their lines, and that nothing is left of them."""
+
+import asyncio
+import os
+import sys
+from contextlib import aclosing
+
+import psutil
+import pytest
+
+from flows import process
+
+
+def lines_of(script: str) -> list[str]:
+    async def collect() -> list[str]:
+        command = [sys.executable, "-u", "-c", script]
+        return [line async for line in process.run(command, dict(os.environ))]
+
+    return asyncio.run(collect())
+
+
+def test_lines_of_both_streams_come_in_order_without_blank_ones():
+    script = "import sys; print('a\\n\\n  b'); print('c', file=sys.stderr); print('d', end='')"
+    assert lines_of(script) == ["a", "  b", "c", "d"]
+
+
+def test_a_progress_bar_is_thinned_and_its_last_state_kept():
+    bar = r"for i in range(1000): print(f'\r{i / 10}%', end='')"
+    lines = lines_of(f"print('start')\n{bar}\nprint()\nprint('end')")
+    assert lines[0] == "start"
+    assert lines[-2:] == ["99.9%", "end"]
+    assert len(lines) < 6
+
+
+def test_windows_line_ends_and_colours_are_removed():
+    assert lines_of(r"print('\x1b[31mred\x1b[0m\r\nb\r')") == ["red", "b"]
+
+
+def test_a_very_long_line_is_cut():
+    [line] = lines_of("print('x' * 3_000)")
+    assert len(line) == 3_000
+    lines = lines_of("print('x' * 1_000_000); print('end')")
+    assert max(map(len, lines)) < 5_000
+    assert lines[-1] == "end"
+
+
+def test_what_is_no_text_does_no_harm():
+    assert lines_of(r"import os; os.write(1, b'\xff\xfe ok\n\xc3'); os.write(1, b'\xa4\n')") == [
+        "\ufffd\ufffd ok",
+        "ä",
+    ]
+
+
+def test_an_exit_code_is_raised():
+    with pytest.raises(process.Failed, match="exited with 3"):
+        lines_of("import sys; sys.exit(3)")
+
+
+CHILDREN = """
+import signal, subprocess, sys, time
+if {ignore}: signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print(child.pid)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("ignore", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_nobody_of_its_group_outlives_it(ignore):
+    async def start_and_leave() -> list[psutil.Process]:
+        command = [sys.executable, "-u", "-c", CHILDREN.format(ignore=ignore)]
+        async with aclosing(process.run(command, dict(os.environ))) as lines:
+            child = psutil.Process(int(await anext(lines)))
+            return [child, child.parent()]
+
+    left = asyncio.run(start_and_leave())
+    assert psutil.wait_procs(left, timeout=5)[1] == []
+
+
+def test_a_daemon_that_holds_the_output_is_not_waited_for():
+    [pid] = lines_of(
+        "import subprocess; print(subprocess.Popen(['sleep', '600'], start_new_session=True).pid)"
+    )
+    psutil.Process(int(pid)).kill()

@@ -1,0 +1,135 @@
+"""The tracker with a real MLflow store: outages, dead stages, what is sent and how often."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from stages.core import params as parameters
+from stages.core import tracking
+from stages.core.tracking import flat, numbers
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def params(here, raw, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+
+    def to(uri: str | None) -> parameters.Params:
+        raw["tracking"]["uri"] = uri
+        return parameters.validate(raw, "params.yaml")
+
+    return to
+
+
+def runs(uri: str) -> dict:
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("grpo-pipeline")
+    return {r.info.run_name: r for r in client.search_runs([experiment.experiment_id])}
+
+
+@contextmanager
+def server(port: int, folder: Path) -> Iterator[str]:
+    """A real MLflow server on its own store."""
+    uri = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1",
+               "--backend-store-uri", f"sqlite:///{folder}/server.db",
+               "--artifacts-destination", str(folder / "artifacts")]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                               start_new_session=True)  # fmt: skip
+    try:
+        for _ in range(240):
+            with suppress(OSError):
+                urllib.request.urlopen(f"{uri}/health")
+                break
+            time.sleep(0.5)
+        yield uri
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def test_a_lost_server_costs_nothing_and_gets_everything_later(params, here, caplog):
+    port = free_port()
+    there = params(f"http://127.0.0.1:{port}")
+    with tracking.tracked("sft", there) as spool:
+        spool.metrics({"loss": 1.0}, step=1)
+    assert "kept in" in caplog.text
+    assert len(list(here.glob(".cache/tracking/*.jsonl"))) == 1
+
+    with server(port, here) as uri:
+        with tracking.tracked("grpo", there) as spool:
+            spool.metrics({"mean_reward": 0.5}, step=1)
+            spool.artifact(Path(__file__))
+        found = runs(uri)
+    assert found["sft"].data.metrics == {"loss": 1.0}
+    assert found["grpo"].data.metrics == {"mean_reward": 0.5}
+    parent = found["grpo"].data.tags["mlflow.parentRunId"]
+    assert found["sft"].data.tags["mlflow.parentRunId"] == parent, "one pipeline, one parent"
+    assert not list(here.glob(".cache/tracking/*.jsonl"))
+
+
+def test_a_file_cut_off_and_sent_again_adds_nothing(params, here):
+    """The tracker died after the metric had arrived: the next one sends the file from its start."""
+    lost, uri = f"http://127.0.0.1:{free_port()}", f"sqlite:///{here}/store.db"
+    with tracking.tracked("sft", params(lost)) as spool:
+        spool.metrics({"loss": 1.0}, step=1)
+    [left] = here.glob(".cache/tracking/*.jsonl")
+    text = left.read_text().replace(lost, uri)
+    run_file = left.with_suffix(".run")
+    for _ in range(2):
+        left.write_text(text)
+        command = [sys.executable, "-m", "stages.core.tracker", str(left)]
+        subprocess.run(command, stdin=subprocess.DEVNULL, check=True)
+        run_file.write_text(runs(uri)["sft"].info.run_id)  # as if it had not come to delete it
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("grpo-pipeline").experiment_id
+    assert len(client.search_runs([experiment])) == 2, "the stage's run and its parent"
+    history = client.get_metric_history(runs(uri)["sft"].info.run_id, "loss")
+    assert [m.value for m in history] == [1.0]
+
+
+def test_a_stage_that_fails_or_dies_is_marked(params, here):
+    uri = f"sqlite:///{here}/store.db"
+    with pytest.raises(RuntimeError), tracking.tracked("sft", params(uri)):
+        raise RuntimeError
+    script = (
+        "import os; from stages.core import params, tracking\n"
+        "from pathlib import Path\n"
+        "with tracking.tracked('grpo', params.load(Path('p.yaml'))) as spool:\n"
+        "    spool.metrics({'mean_reward': 1.0}, step=1); os._exit(9)"
+    )
+    import yaml
+
+    Path("p.yaml").write_text(yaml.safe_dump(json.loads(params(uri).model_dump_json())))
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 9
+    with tracking.tracked("merge", params(uri)):
+        pass  # its tracker waits for, or does, what the dead stage's tracker left
+    found = runs(uri)
+    assert found["sft"].info.status == "FAILED"
+    assert found["merge"].info.status == "FINISHED"
+    assert found["grpo"].info.status == "KILLED"
+    assert found["grpo"].data.metrics == {"mean_reward": 1.0}
+
+
+def test_flat_and_numbers():
+    nested = {"a": {"b": 1, "c": {}}, "d": True, "e": "x", "f": float("nan")}
+    assert flat(nested) == {"a.b": 1, "a.c": {}, "d": True, "e": "x", "f": nested["f"]}
+    assert numbers(nested) == {"a.b": 1.0, "d": 1.0}

@@ -1,0 +1,49 @@
+"""What is left when the process that started a stage is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+
+from tests.conftest import Project, merged
+
+
+def stage_processes(project: Project) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        line = " ".join(process.info["cmdline"] or [])
+        if "-m stages." in line and process.info["cwd"] == str(project.folder):
+            found.append(process)
+    return found
+
+
+def wait(condition, seconds: float = 90) -> bool:
+    ends = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > ends:
+            return False
+        time.sleep(0.2)
+    return True
+
+
+def test_a_killed_dvc_takes_its_stage_along(tmp_path, tiny):
+    project = Project(tmp_path / "project", merged(tiny, {"sft": {"max_steps": 100_000}}))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dvc", "repro", "sft"], cwd=project.folder,
+        env=project.environment(), start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    log = project.folder / "logs" / "sft.log"
+    assert wait(lambda: log.exists() and "/100000" in log.read_text()), "sft began to train"
+    assert len(stage_processes(project)) >= 2, "the stage and its tracker"
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    try:
+        assert wait(lambda: not stage_processes(project), 60), "the stage outlived dvc"
+    finally:
+        for left in stage_processes(project):
+            left.kill()
+    assert not (project.folder / "models/sft").exists()
