@@ -343,10 +343,10 @@ class _Log:
 
 def _explain(name: str, error: str, tail: Iterable[str]) -> str:
     code = EXIT_CODE.search(error)
-    how = f"failed with exit code {code[1]}" if code else f"failed: {error}"
+    how = f" with exit code {code[1]}" if code else ""
     log = Path("logs", f"{name}.log")
     where = f" ({log} has more)" if log.exists() else ""
-    return "\n".join([f"Stage {name!r} {how}{where}:", *tail])
+    return "\n".join([f"Stage {name!r} failed{how}{where}:", *tail])
 
 
 # --- DVC ---------------------------------------------------------------------------------------

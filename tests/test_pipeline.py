@@ -3,7 +3,6 @@
 import json
 import re
 import sqlite3
-from pathlib import Path
 
 import pytest
 
@@ -177,4 +176,4 @@ def test_mistakes_end_in_one_line_and_leave_nothing(done):
     assert "models/sft is missing: run the stage that makes it" in output
     assert "Traceback" not in output
     (folder / "elsewhere").rename(folder / "models/sft")
-    assert not [p for p in Path(folder).rglob(".*.new")]
+    assert not list(folder.rglob(".*.new"))

@@ -27,13 +27,16 @@ def config(options: dict[str, Any]) -> "LoraConfig":
 
 
 def unmerged(base: Path, adapter: Path, attn: str, quantize: bool = False) -> "PeftModel":
-    """The base model with the adapter beside its weights, in evaluation mode."""
+    """The base model as it was trained on, with the adapter beside its weights, for evaluation."""
+    return attached(models.load_model(base, attn, dtype="auto", quantize=quantize), adapter).eval()
+
+
+def attached(model: "PreTrainedModel", adapter: Path) -> "PeftModel":
     from peft import PeftModel
 
     if not (adapter / "adapter_config.json").exists():
         raise UserError(f"{adapter} holds no adapter: run the stage that makes it (`dvc repro`)")
-    model = models.load_model(base, attn, dtype="auto", quantize=quantize)
-    return PeftModel.from_pretrained(model, str(adapter)).eval()
+    return PeftModel.from_pretrained(model, str(adapter))
 
 
 def merge(base: Path, adapter: Path, attn: str, quantize: bool = False) -> "PreTrainedModel":
@@ -44,12 +47,11 @@ def merge(base: Path, adapter: Path, attn: str, quantize: bool = False) -> "PreT
     """
     import torch
 
-    model = unmerged(base, adapter, attn, quantize)
-    dtype = stored_dtype(base)
+    model = models.load_model(base, attn, dtype="auto", quantize=quantize)
     if quantize:
-        model.base_model.model.dequantize()
-    merged = model.to(torch.float32).merge_and_unload(safe_merge=True)
-    return merged.to(dtype)
+        model = model.dequantize()
+    merged = attached(model.to(torch.float32), adapter).merge_and_unload(safe_merge=True)
+    return merged.to(stored_dtype(base))
 
 
 def stored_dtype(folder: Path) -> "torch.dtype":

@@ -110,7 +110,23 @@ def load_model(
             quantization_config=nf4() if quantize else None,
         )
     neutral_generation(model)
-    return model.to(device()) if not quantize else model
+    if quantize:
+        keep_gradients_right(model)
+        return model
+    return model.to(device())
+
+
+def keep_gradients_right(model: "PreTrainedModel") -> None:
+    """Keeps bitsandbytes from its CPU kernel without a backward pass.
+
+    With AVX512-BF16 an evaluation repacks the 4-bit weights for a kernel whose gradients are
+    silently wrong (bitsandbytes 0.50).
+    """
+    import bitsandbytes
+
+    for module in model.modules():
+        if isinstance(module, bitsandbytes.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False
 
 
 def neutral_generation(model: "PreTrainedModel") -> None:

@@ -18,7 +18,7 @@ class Progress:
         self._name = name
         self._every = every_seconds
         self._started = self._last = time.monotonic()
-        self._bar: "tqdm | None" = None
+        self._bar: tqdm | None = None
 
     def update(self, done: int, total: int, note: str = "") -> None:
         """Shows `done` of `total` with an ETA and a note such as `reward 0.62`."""

@@ -122,6 +122,7 @@ def set_up_log(stage: str) -> None:
     console = logging.StreamHandler()
     console.setFormatter(logging.Formatter("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[file], force=True)
+    logging.captureWarnings(True)  # the libraries' deprecations: to the file
     log.setLevel(logging.INFO)
     log.addHandler(console)
 

@@ -31,7 +31,7 @@ def paired_difference(gained: int, lost: int, n: int) -> tuple[float, float, flo
     The interval adds half an item to each cell of the 2 x 2 table (Agresti and Min 2005), so that
     a handful of items without a flip does not pass for certainty.
     """
-    g, l, m = gained + 0.5, lost + 0.5, n + 2
-    centre = (g - l) / m
-    half = Z * sqrt(((g + l) - (g - l) ** 2 / m) / m**2)
+    up, down, items = gained + 0.5, lost + 0.5, n + 2
+    centre = (up - down) / items
+    half = Z * sqrt(((up + down) - (up - down) ** 2 / items) / items**2)
     return (gained - lost) / n, max(-1.0, centre - half), min(1.0, centre + half)

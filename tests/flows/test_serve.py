@@ -36,7 +36,7 @@ def test_serving_without_a_server_is_refused(checkout, monkeypatch):
 def test_a_cancelled_run_ends_its_stages_and_lets_the_next_one_start(online, nightly):
     hang(online, "left", "right")
     with online.started(*SERVE):
-        online.until_it_says("being served")
+        online.until_it_says("Serving: ")
         run = nightly()
         stages = online.processes("left", "right")
         queued = nightly()
@@ -53,7 +53,7 @@ def test_a_cancelled_run_ends_its_stages_and_lets_the_next_one_start(online, nig
 
 def test_the_deployment_has_the_schedule_and_the_folder_of_prefect_yaml(online):
     with online.started(*SERVE), get_client(sync_client=True) as client:
-        online.until_it_says("being served")
+        online.until_it_says("Serving: ")
         deployment = client.read_deployment_by_name("grpo-pipeline/nightly")
     [schedule] = deployment.schedules
     assert (schedule.schedule.cron, schedule.schedule.timezone) == ("0 2 * * *", "UTC")
@@ -89,7 +89,7 @@ def test_a_signal_to_an_experiment_ends_its_stages(online, run):
 def test_stopping_to_serve_ends_the_stages(online, nightly):
     hang(online, "left")
     with online.started(*SERVE) as server:
-        online.until_it_says("being served")
+        online.until_it_says("Serving: ")
         nightly()
         stages = online.processes("left")
         server.terminate()

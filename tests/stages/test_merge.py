@@ -15,8 +15,14 @@ from stages.core.params import Merge
 def adapted(here) -> tuple[Path, Path]:
     """A tiny model and an adapter with weights that change its output a good deal."""
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2,
-                         num_attention_heads=4, intermediate_size=64, tie_word_embeddings=True)  # fmt: skip
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        tie_word_embeddings=True,
+    )
     model = LlamaForCausalLM(config)
     model.save_pretrained("base")
     Path("base/tokenizer_config.json").write_text("{}")
@@ -52,7 +58,7 @@ def test_a_merged_model_is_the_unmerged_one_and_not_the_base(adapted):
 
 
 def test_a_missing_adapter_and_an_incomplete_model_are_named(adapted):
-    base, adapter = adapted
+    base, _ = adapted
     with pytest.raises(UserError, match="elsewhere holds no adapter"):
         lora.merge(base, Path("elsewhere"), "eager")
     (base / "config.json").unlink()

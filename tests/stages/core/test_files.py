@@ -41,7 +41,7 @@ def test_a_malformed_line_is_named(here, text, says):
 
 
 def test_a_missing_file_is_named(here):
-    with pytest.raises(UserError, match="nowhere.jsonl is missing"):
+    with pytest.raises(UserError, match=r"nowhere\.jsonl is missing"):
         list(read_rows(Path("nowhere.jsonl")))
 
 

@@ -56,5 +56,3 @@ def test_a_saved_state_goes_on_exactly():
         steps(n, o, 3)
     pairs = zip(net.parameters(), other.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
-
-

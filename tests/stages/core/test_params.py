@@ -19,12 +19,12 @@ def refusal(raw: dict, changes: dict) -> str:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"grpo": {"kl_coeff": 0.1}}, "grpo.kl_coeff is not a key here; did you mean grpo.kl_coef?"),
-        ({"grpo": {"num_generations": 4}}, "grpo.num_generations is not a key here: say grpo.group_"),
+        ({"grpo": {"kl_coeff": 0.1}}, "grpo.kl_coeff is not a key here; did you mean grpo.kl_coef"),
+        ({"grpo": {"num_generations": 4}}, "not a key here: say grpo.group_size"),
         ({"grpo": {"lora_r": 4}}, "say grpo.lora.r"),
         ({"grpo": {"format_reward_weight": 0.1}}, "say grpo.rewards.format.weight"),
-        ({"grpo": {"rewards": {"format": {"wieght": 1}}}}, "did you mean grpo.rewards.format.weight"),
-        ({"grpo": {"trainer": {"beta": 0.1}}}, "grpo.trainer.beta is already decided by grpo.kl_coef"),
+        ({"grpo": {"rewards": {"format": {"wieght": 1}}}}, "mean grpo.rewards.format.weight"),
+        ({"grpo": {"trainer": {"beta": 0.1}}}, "trainer.beta is already decided by grpo.kl_coef"),
         ({"sft": {"trainer": {"seed": 1}}}, "sft.trainer.seed is already decided by seed"),
         ({"grpo": {"trainer": {"los_type": "dapo"}}}, "did you mean 'loss_type'"),
         ({"grpo": {"trainer": {"epsilon_high": "abc"}}}, "takes float or null (given: 'abc')"),
@@ -79,8 +79,15 @@ def test_every_key_carries_a_comment(path):
         if ":" in line and not line.strip().startswith("#") and not section:
             name, _, value = line.strip().partition(":")
             mapping = not value.strip()
-            trainer_option = name in ("lr_scheduler_type", "warmup_steps", "logging_steps", "r",
-                                      "activation_checkpointing", "lora_alpha", "target_modules")
+            trainer_option = name in (
+                "lr_scheduler_type",
+                "warmup_steps",
+                "logging_steps",
+                "r",
+                "activation_checkpointing",
+                "lora_alpha",
+                "target_modules",
+            )
             listed = name in ('"2"', '"3"', "layers", "heads", "intermediate_size", "hidden_size")
             assert "#" in line or mapping or trainer_option or listed, line
 
