@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator
-from contextlib import aclosing, suppress
+from contextlib import suppress
 
 GRACE_S = 15  # what a process gets to save its work; Prefect kills a cancelled flow after 30
 POLL_S = 0.1
@@ -31,68 +31,56 @@ async def run(command: list[str], environment: dict[str, str]) -> AsyncIterator[
     It runs in a process group of its own, of which nothing is left when this generator ends,
     however it ends. Raises Failed where the exit code is not 0.
     """
+    loop, reader = asyncio.get_running_loop(), asyncio.StreamReader()
     read_end, write_end = os.pipe()
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=subprocess.DEVNULL,
-        stdout=write_end,
-        stderr=write_end,
-        env=environment,
-        start_new_session=True,
+    pipe, _ = await loop.connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_end, "rb")
     )
-    os.close(write_end)
+    with os.fdopen(write_end, "wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=environment,
+            start_new_session=True,
+        )
     exit_code = asyncio.create_task(process.wait())
+    # A daemon that the command left behind may hold the other end of the pipe for ever.
+    exit_code.add_done_callback(lambda _: loop.call_later(DRAIN_S, pipe.close))
     try:
-        async with aclosing(_text(read_end, exit_code)) as text:
-            async for line in _lines(text):
-                yield line
+        async for line in _lines(reader):
+            yield line
         await exit_code
     finally:
-        await _end_group(process.pid)
+        rest = asyncio.create_task(reader.read())  # in a full pipe its last words would be stuck
+        await asyncio.to_thread(_end_group, process.pid)  # to which no second signal comes
+        rest.cancel()
+        pipe.close()
     if exit_code.result():
         raise Failed(f"exited with {exit_code.result()}")
 
 
-async def _end_group(group: int) -> None:
+def _end_group(group: int) -> None:
     """End a process group: TERM, and KILL for what is still there after the grace."""
     with suppress(ProcessLookupError):
         os.killpg(group, signal.SIGTERM)
-        try:
-            for _ in range(int(GRACE_S / POLL_S)):
-                await asyncio.sleep(POLL_S)
-                os.killpg(group, 0)  # raises as soon as nobody is left
-        finally:
-            os.killpg(group, signal.SIGKILL)
+        deadline = time.monotonic() + GRACE_S
+        while time.monotonic() < deadline:
+            os.killpg(group, 0)  # raises as soon as nobody is left
+            time.sleep(POLL_S)
+        os.killpg(group, signal.SIGKILL)
 
 
-async def _text(pipe: int, exit_code: asyncio.Task[int]) -> AsyncIterator[str]:
-    """Yield what comes out of a pipe until it is closed at its other end.
-
-    It is closed at this end soon after the process has ended: a daemon that it left behind may
-    hold the other for ever.
-    """
-    loop, reader = asyncio.get_running_loop(), asyncio.StreamReader()
-    transport, _ = await loop.connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(pipe, "rb")
-    )
-    exit_code.add_done_callback(lambda _: loop.call_later(DRAIN_S, transport.close))
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    try:
-        while chunk := await reader.read(CHUNK):
-            yield decoder.decode(chunk)
-            await asyncio.sleep(0)  # while a flood lasts, `read` never waits
-    finally:
-        transport.close()
-
-
-async def _lines(text: AsyncIterator[str]) -> AsyncIterator[str]:
-    """Yield the lines of a text that comes in pieces, without the blank ones.
+async def _lines(reader: asyncio.StreamReader) -> AsyncIterator[str]:
+    """Yield the lines that can be read, without the blank ones and a very long one in pieces.
 
     Of a progress bar, redrawn after each carriage return, come its last state and one every BAR_S.
     """
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     rest, bar, bar_due = "", "", 0.0
-    async for piece in text:
-        *parts, rest = LINE_END.split(rest + piece)
+    while chunk := await reader.read(CHUNK):
+        *parts, rest = LINE_END.split(rest + decoder.decode(chunk))
         if len(rest) > LINE_CHARS:
             parts, rest = [*parts, rest + "\n"], ""
         for part in parts:
@@ -104,11 +92,10 @@ async def _lines(text: AsyncIterator[str]) -> AsyncIterator[str]:
                 bar_due = time.monotonic() + BAR_S
             if line:
                 yield line
+        await asyncio.sleep(0)  # while a flood lasts, `read` never waits
     if line := _readable(rest) or bar:
         yield line
 
 
 def _readable(part: str) -> str:
-    line = ESCAPE_CODE.sub("", part).rstrip()
-    more = len(line) - LINE_CHARS
-    return line if more <= 0 else f"{line[:LINE_CHARS]} ... and {more:,} characters more"
+    return ESCAPE_CODE.sub("", part).rstrip()

@@ -29,7 +29,9 @@ TINY = {
     "task": {"demonstrations": 64, "pool": 32, "test": 12},
     "base": {"scratch": {"hidden_size": 32, "layers": 1, "heads": 2, "intermediate_size": 64}},
     "sft": {"max_steps": 4, "batch_size": 8},
-    "grpo": {"max_steps": 2, "batch_size": 8, "group_size": 4, "max_completion_length": 8},
+    "grpo": {"max_steps": 3, "batch_size": 8, "group_size": 4, "max_completion_length": 8,
+             "learning_rate": 0.02, "trainer": {"warmup_steps": 0},
+             "rewards": {"variety": {"weight": 1.0, "function": "my_rewards:variety"}}},
     "merge": {"prompts": 4},
     "distill": {"num_samples": 16, "min_samples": 1, "if_fewer": "demonstrations",
                 "max_steps": 2, "batch_size": 8, "max_completion_length": 8,
@@ -37,6 +39,13 @@ TINY = {
                                         "intermediate_size": 32}}},
     "evaluate": {"batch_size": 12, "max_completion_length": 8},
 }  # fmt: skip
+
+# A model this small gets nothing right: without some other reward GRPO would change no weight, and
+# DVC, seeing the same model, would rightly rerun nothing below it.
+MY_REWARDS = """
+def variety(completions, **_):
+    return [float(len(set(c[-1]["content"]))) for c in completions]
+"""
 
 
 def merged(values: dict, changes: dict) -> dict:
@@ -66,11 +75,21 @@ class Project:
             copy(ROOT / name, folder / name)
         if (schema := ROOT / ".cache" / "schema").exists():
             copy(schema, folder / ".cache" / "schema")
+        self.add_reward()
         self.write(params)
         self.run("git", "init", "--quiet", "-b", "main")
         self.run("git", "config", "user.email", "test@example.org")
         self.run("git", "config", "user.name", "test")
         self.commit("start")
+
+    def add_reward(self) -> None:
+        """A user's own reward, and the line in dvc.yaml that makes DVC watch it."""
+        (self.folder / "my_rewards.py").write_text(MY_REWARDS)
+        declared = (self.folder / "dvc.yaml").read_text()
+        command = "cmd: python -m stages.grpo\n    deps:\n"
+        assert command in declared
+        changed = declared.replace(command, f"{command}    - my_rewards.py\n")
+        (self.folder / "dvc.yaml").write_text(changed)
 
     def write(self, params: dict) -> None:
         (self.folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))

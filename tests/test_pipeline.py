@@ -93,7 +93,7 @@ def test_mlflow_holds_a_parent_with_a_run_for_each_stage(done):
     grpo = children["grpo"]
     assert grpo.data.params["grpo.kl_coef"] == "0.0"
     assert {"mean_reward", "loss", "entropy", "clip_fraction", "accuracy"} <= set(grpo.data.metrics)
-    assert len(client.get_metric_history(grpo.info.run_id, "mean_reward")) == 2
+    assert len(client.get_metric_history(grpo.info.run_id, "mean_reward")) == 3
     assert grpo.inputs.dataset_inputs[0].dataset.name == "data/grpo.jsonl"
     assert {"git.commit", "git.dirty", "dvc.stage", "input.models/sft", "version.trl"} <= set(
         grpo.data.tags

@@ -64,6 +64,11 @@ class Run:
         latest = {name: value for row in self._curve for name, value in row.items()}
         return {name: latest[name] for name in names if name in latest}
 
+    def not_in_curve(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Results that a curve does not hold already; a second value would bend it."""
+        logged = {name for row in self._curve for name in row}
+        return {name: value for name, value in metrics.items() if name not in logged}
+
     def write_curve(self, path: Path) -> None:
         write_csv(path, self._curve)
 
@@ -93,7 +98,7 @@ def execute(stage: str, params: Params, body: Body) -> None:
         seconds = time.time() - psutil.Process().create_time()
         metrics = {**metrics, "seconds": round(seconds, 2)}
         write_json(metrics_path(stage), metrics)
-        spool.metrics(tracking.numbers(metrics), step=0)
+        spool.metrics(run.not_in_curve(tracking.numbers(metrics)), step=0)
     log.info("%s: done in %.1f s", stage, seconds)
 
 

@@ -47,7 +47,7 @@ def problem(rng: random.Random) -> Problem:
         lines.append(f"{boxes}*{each}={total}")
         text = [f"{name} has {boxes} {rng.choice(BOXES)} with {each} {things} each."]
     else:
-        total = rng.randint(3, 20)
+        total = rng.randint(3, 15)
         text = [f"{name} has {total} {things}."]
     while len(lines) < steps:
         n = rng.randint(1, 6)
