@@ -11,7 +11,9 @@ from tests.conftest import Project, merged
 MODELS = ["base", "sft", "control", "grpo", "student"]
 EVALUATIONS = [f"evaluate@{model}" for model in MODELS]
 ALL = {"prepare", "base", "sft", "grpo", "merge", "distill", *EVALUATIONS, "report"}
-BELOW_GRPO = {"grpo", "merge", "distill", "evaluate@grpo", "evaluate@student", "report"}
+# evaluate@student is not among them: the tiny student is taught from demonstrations, comes out the
+# same, and DVC sees that.
+BELOW_GRPO = {"grpo", "merge", "distill", "evaluate@grpo", "report"}
 
 
 def ran(output: str) -> set[str]:
