@@ -6,6 +6,8 @@ sample's row is kept.
 """
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +36,12 @@ def body(model: str, params: Params, run: Run) -> dict:
 
     run.dataset(TEST, "test")
     folder = Path("models", FOLDERS[model])
-    language_model = load(folder, params, run, bar_answer=model == "control")
-    samples = judged(language_model, params)
+    rows = list(read_rows(TEST))[: params.evaluate.num_samples]
+    if not rows:
+        raise UserError(f"{TEST} has no rows: look at `task` in params.yaml")
+    shown = partial(run.progress.update, total=len(rows))
+    language_model = load(folder, params, bar_answer=model == "control", shown=shown)
+    samples = judged(language_model, rows, params)
     rows = [sample_row(sample, params.format.tags) for sample in samples]
     path = Path("samples", f"{model}.jsonl")
     write_rows(path, rows)
@@ -45,8 +51,15 @@ def body(model: str, params: Params, run: Run) -> dict:
     return {"parameters": models.parameters(language_model.model), params.task.name: scores}
 
 
-def load(folder: Path, params: Params, run: Run, bar_answer: bool) -> "HFLM":
-    """The model as lm-eval's own Hugging Face model, with the project's tokenizer settings."""
+def load(folder: Path, params: Params, bar_answer: bool, shown: Callable[[int], None]) -> "HFLM":
+    """The model as lm-eval's own Hugging Face model, with the project's tokenizer settings.
+
+    Args:
+        folder: of the model.
+        params: for the format, the attention and the batch size.
+        bar_answer: whether a completion may not open with the answer.
+        shown: told how many prompts are done.
+    """
     from lm_eval.models.huggingface import HFLM
     from transformers import LogitsProcessorList
 
@@ -55,13 +68,12 @@ def load(folder: Path, params: Params, run: Run, bar_answer: bool) -> "HFLM":
 
     tokenizer = models.load_tokenizer(folder)
     opening = tokenizer(params.format.answer_open, add_special_tokens=False)["input_ids"]
-    total = params.evaluate.num_samples or sum(1 for _ in read_rows(TEST))
 
     class Model(HFLM):
         done = 0
 
         def generate_until(self, requests, disable_tqdm=False):
-            return super().generate_until(requests, disable_tqdm=True)  # ours: run.progress
+            return super().generate_until(requests, disable_tqdm=True)  # `shown` instead
 
         def _model_generate(self, context, *arguments, **options):
             if bar_answer:
@@ -69,7 +81,7 @@ def load(folder: Path, params: Params, run: Run, bar_answer: bool) -> "HFLM":
                 options["logits_processor"] = LogitsProcessorList([barred])
             generated = super()._model_generate(context, *arguments, **options)
             self.done += len(context)
-            run.progress.update(self.done, total)
+            shown(self.done)
             return generated
 
     return Model(
@@ -81,22 +93,19 @@ def load(folder: Path, params: Params, run: Run, bar_answer: bool) -> "HFLM":
     )
 
 
-def judged(model: "HFLM", params: Params) -> list[dict]:
-    """lm-eval's per-sample records of the `graded` task."""
+def judged(model: "HFLM", rows: list[dict], params: Params) -> list[dict]:
+    """lm-eval's per-sample records of the `graded` task on these rows."""
+    from datasets import Dataset
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
-
-    first = next(read_rows(TEST), None)
-    if first is None:
-        raise UserError(f"{TEST} has no rows")
-    system = [m["content"] for m in first["prompt"] if m["role"] == "system"]
 
     def process_results(doc: dict, completions: list[str]) -> dict[str, float]:
         verdict = grade(completions[0], doc["gold"], params.format.tags)
         return dict(zip(RATES, map(float, verdict.rates), strict=True))
 
+    system = [m["content"] for m in rows[0]["prompt"] if m["role"] == "system"]
     task = yaml.safe_load(TASK_FILE.read_text())
-    task["dataset_kwargs"] = {"data_files": {"test": str(TEST.resolve())}}
+    task["custom_dataset"] = lambda **_: {"test": Dataset.from_list(rows)}
     task["generation_kwargs"]["max_gen_toks"] = params.evaluate.max_completion_length
     task["process_results"] = process_results
     results = simple_evaluate(
@@ -105,7 +114,6 @@ def judged(model: "HFLM", params: Params) -> list[dict]:
         task_manager=TaskManager(include_defaults=False),
         system_instruction=system[0] if system else None,
         apply_chat_template=True,
-        limit=params.evaluate.num_samples,
         bootstrap_iters=0,
         log_samples=True,
     )

@@ -79,7 +79,9 @@ def read_rows(path: Path) -> Iterator[dict]:
     try:
         file = path.open()
     except (FileNotFoundError, IsADirectoryError):
-        raise UserError(f"{path} is missing or no file") from None
+        raise UserError(
+            f"{path} is missing: name another, or run the stage that makes it"
+        ) from None
     with file:
         for number, line in enumerate(file, 1):
             if not line.strip():
