@@ -54,11 +54,23 @@ async def run(command: list[str], environment: dict[str, str]) -> AsyncIterator[
         await exit_code
     finally:
         rest = asyncio.create_task(reader.read())  # in a full pipe its last words would be stuck
-        await asyncio.to_thread(_end_group, process.pid)  # to which no second signal comes
+        await _finish(loop.run_in_executor(None, _end_group, process.pid))
         rest.cancel()
         pipe.close()
     if exit_code.result():
         raise Failed(f"exited with {exit_code.result()}")
+
+
+async def _finish(future: asyncio.Future) -> None:
+    """Wait for a future in spite of being cancelled, as asyncio and Prefect do several times."""
+    cancelled = None
+    while not future.done():
+        try:
+            await asyncio.shield(future)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled:
+        raise cancelled
 
 
 def _end_group(group: int) -> None:
