@@ -130,6 +130,8 @@ def set_up_log(stage: str) -> None:
     logging.captureWarnings(True)  # the libraries' deprecations: to the file
     log.setLevel(logging.INFO)
     log.addHandler(console)
+    # what is no user's mistake is a defect: its traceback belongs into the log as well
+    sys.excepthook = lambda *error: log.critical("%s failed", stage, exc_info=error)
 
 
 def seed_everything(seed: int) -> None:

@@ -88,6 +88,32 @@ def test_nobody_of_its_group_outlives_it(on_term, tmp_path, monkeypatch):
     assert (tmp_path / "saved").exists() == (on_term == "save")
 
 
+def test_cancelling_it_twice_does_not_hurry_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    async def cancel_twice() -> list[psutil.Process]:
+        started = asyncio.get_running_loop().create_future()
+
+        async def follow() -> None:
+            command = [sys.executable, "-u", "-c", HANGING.format(on_term="save")]
+            async for line in process.run(command, dict(os.environ)):
+                started.set_result(psutil.Process(int(line)))
+
+        task = asyncio.create_task(follow())
+        child = await started
+        family = [child, child.parent()]
+        for _ in range(2):
+            task.cancel()
+            task.cancel()
+            await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return family
+
+    assert psutil.wait_procs(asyncio.run(cancel_twice()), timeout=0)[1] == []
+    assert (tmp_path / "saved").exists()
+
+
 def test_a_daemon_that_holds_the_output_is_not_waited_for():
     [pid] = lines_of(
         "import subprocess; print(subprocess.Popen(['sleep', '600'], start_new_session=True).pid)"
