@@ -15,11 +15,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from stages.core.errors import UserError
 from stages.core.files import cache_dir
 from stages.core.params import Params
 
@@ -59,6 +61,7 @@ class Spool:
 @contextmanager
 def tracked(stage: str, params: Params) -> Iterator[Spool]:
     """A spool with its tracker process; the run's status follows from how the block ends."""
+    require_installed(params.tracking.also)
     name = f"{stage}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.jsonl"
     spool = Spool(cache_dir("tracking") / name)
     spool.write("start", stage=stage, params=flat(params.model_dump()), tags=tags(),
@@ -75,6 +78,12 @@ def tracked(stage: str, params: Params) -> Iterator[Spool]:
     finally:
         spool.write("end", status=status)
         await_tracker(tracker, spool.path)
+
+
+def require_installed(trackers: list[str]) -> None:
+    for name in trackers:
+        if find_spec(name) is None:
+            raise UserError(f"tracking.also: {name} is not installed: `pip install {name}`")
 
 
 def start_tracker(path: Path) -> subprocess.Popen:
