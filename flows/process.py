@@ -10,6 +10,8 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
+import psutil
+
 GRACE_S = 15  # what a process gets to save its work; Prefect kills a cancelled flow after 30
 POLL_S = 0.1
 DRAIN_S = 5
@@ -73,15 +75,22 @@ async def _finish(future: asyncio.Future) -> None:
         raise cancelled
 
 
-def _end_group(group: int) -> None:
-    """End a process group: TERM, and KILL for what is still there after the grace."""
+def _end_group(leader: int) -> None:
+    """End a process group: INT to its leader, TERM to the others, and after the grace KILL.
+
+    DVC, the leader, clears up after an INT (locks, the folder of an experiment) but not after a
+    TERM; while its stage runs it ignores the INT, and clears up when the TERM has ended the stage.
+    """
+    for pid in psutil.pids():
+        with suppress(ProcessLookupError):
+            if os.getpgid(pid) == leader:
+                os.kill(pid, signal.SIGINT if pid == leader else signal.SIGTERM)
     with suppress(ProcessLookupError):
-        os.killpg(group, signal.SIGTERM)
         deadline = time.monotonic() + GRACE_S
         while time.monotonic() < deadline:
-            os.killpg(group, 0)  # raises as soon as nobody is left
+            os.killpg(leader, 0)  # raises as soon as nobody is left
             time.sleep(POLL_S)
-        os.killpg(group, signal.SIGKILL)
+        os.killpg(leader, signal.SIGKILL)
 
 
 async def _lines(reader: asyncio.StreamReader) -> AsyncIterator[str]:

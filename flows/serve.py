@@ -37,7 +37,10 @@ def main() -> None:
 
 def end_runs(signum: int, _frame: object) -> None:
     """Exit, but let the runs end their stages first: Prefect kills a run when it ends itself."""
+    signal.signal(signum, signal.SIG_IGN)
     runs = psutil.Process().children()
+    if runs:
+        print(f"Stopping: what runs gets {END_S} s to end.", flush=True)
     if signum == signal.SIGTERM:  # a Ctrl-C has reached them already
         for run in runs:
             run.terminate()

@@ -124,7 +124,8 @@ class MlflowRun:
             return found.experiment_id
         local = self.uri.startswith("sqlite:")
         place = (root() / "mlartifacts").as_uri() if local else None
-        return self.client.create_experiment(EXPERIMENT, artifact_location=place)
+        kind = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on training
+        return self.client.create_experiment(EXPERIMENT, artifact_location=place, tags=kind)
 
     def saved(self, path: Path, make: Any) -> str:
         """A run id from a file, or a new run whose id is written there."""

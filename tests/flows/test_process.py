@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import shlex
 import sys
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 import psutil
@@ -71,6 +73,17 @@ time.sleep(600)
 """
 
 
+def hanging(on_term: str) -> AsyncIterator[str]:
+    """Run a command as DVC does, which waits for it and ignores an INT meanwhile."""
+    script = shlex.join([sys.executable, "-u", "-c", HANGING.format(on_term=on_term)])
+    return process.run(["sh", "-c", f"trap '' INT; {script}; exit 1"], dict(os.environ))
+
+
+def family(line: str) -> list[psutil.Process]:
+    child = psutil.Process(int(line))
+    return [child, *child.parents()[:2]]
+
+
 @pytest.mark.parametrize(
     "on_term", ["save", pytest.param("signal.SIG_IGN", marks=pytest.mark.long)]
 )
@@ -78,13 +91,10 @@ def test_nobody_of_its_group_outlives_it(on_term, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     async def start_and_leave() -> list[psutil.Process]:
-        command = [sys.executable, "-u", "-c", HANGING.format(on_term=on_term)]
-        async with aclosing(process.run(command, dict(os.environ))) as lines:
-            child = psutil.Process(int(await anext(lines)))
-            return [child, child.parent()]
+        async with aclosing(hanging(on_term)) as lines:
+            return family(await anext(lines))
 
-    left = asyncio.run(start_and_leave())
-    assert psutil.wait_procs(left, timeout=5)[1] == []
+    assert psutil.wait_procs(asyncio.run(start_and_leave()), timeout=5)[1] == []
     assert (tmp_path / "saved").exists() == (on_term == "save")
 
 
@@ -92,23 +102,18 @@ def test_cancelling_it_twice_does_not_hurry_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     async def cancel_twice() -> list[psutil.Process]:
-        started = asyncio.get_running_loop().create_future()
-
-        async def follow() -> None:
-            command = [sys.executable, "-u", "-c", HANGING.format(on_term="save")]
-            async for line in process.run(command, dict(os.environ)):
-                started.set_result(psutil.Process(int(line)))
-
-        task = asyncio.create_task(follow())
-        child = await started
-        family = [child, child.parent()]
+        lines = hanging("save")
+        processes = family(await anext(lines))
+        await asyncio.to_thread(int)  # a thread that is there picks its next work up later
+        task = asyncio.create_task(anext(lines))
+        await asyncio.sleep(0)
         for _ in range(2):
             task.cancel()
             task.cancel()
             await asyncio.sleep(0)
         with pytest.raises(asyncio.CancelledError):
             await task
-        return family
+        return processes
 
     assert psutil.wait_procs(asyncio.run(cancel_twice()), timeout=0)[1] == []
     assert (tmp_path / "saved").exists()

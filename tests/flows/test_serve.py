@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
@@ -81,6 +82,7 @@ def test_a_signal_to_an_experiment_ends_its_stages(online, run):
         stages = online.processes("left")
         process.send_signal(signal.SIGTERM)
         assert alive([*stages, psutil.Process(process.pid)]) == []
+    assert list(Path(".dvc/tmp/exps/standalone").glob("tmp*")) == []
     (online.notes / "left.hang").unlink()
     assert run(overrides=["left=7"]).state.is_completed()
     assert online.command("git", "status", "--porcelain") == ""
@@ -90,10 +92,11 @@ def test_stopping_to_serve_ends_the_stages(online, nightly):
     hang(online, "left")
     with online.started(*SERVE) as server:
         online.until_it_says("Serving: ")
-        nightly()
+        run = nightly()
         stages = online.processes("left")
         server.terminate()
         assert alive(stages) == []
+        assert run.end().is_crashed()
 
 
 @pytest.mark.long
