@@ -11,39 +11,25 @@ import os
 import re
 import shutil
 import subprocess
-import sys
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import aclosing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
-from prefect import Flow, flow, get_client, get_run_logger, runtime
+from prefect import flow, get_client, get_run_logger, runtime
 from prefect.exceptions import TerminationSignal
 from prefect.states import Completed, Failed, State
+from pydantic import NonNegativeInt
 
-from flows import process
+from flows.stage import STAGE_LINE, PipelineError, child_run, dvc, follow, stage_environment
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
 
-TAIL_LINES = 10
-
-STAGE_LINE = re.compile(
-    r"Running stage '(?P<running>.+)':$"
-    r"|Verifying data sources in stage: '(?P<verified>.+)'$"
-    r"|(?:Stage )?'(?P<unchanged>.+)' didn't change, skipping$"
-    r"|Stage '(?P<restored>.+)' is cached - skipping run"
-)
 EXPERIMENT_LINE = re.compile(r"Reproducing experiment '(.+)'$")
 EXPERIMENT_END = "Ran experiment(s): "
-EXIT_CODE = re.compile(r"exited with (-?\d+)$")
-
-
-class PipelineError(Exception):
-    """What keeps the pipeline from going on, in a sentence for whoever started it."""
 
 
 @flow(name="grpo-pipeline")
@@ -51,7 +37,7 @@ async def grpo_pipeline(
     overrides: list[str] = [],  # noqa: B006 - Prefect shows these defaults, and copies them
     targets: list[str] = [],  # noqa: B006
     force: bool = False,
-    retries: int = 0,
+    retries: NonNegativeInt = 0,
 ) -> State:
     """Bring the stages of dvc.yaml up to date, running only what has changed.
 
@@ -74,6 +60,12 @@ async def grpo_pipeline(
         return await _run_stages(needs, force, retries)
     except (DvcException, PipelineError) as error:
         return Failed(message=str(error))
+
+
+def _on_end(flow_run: asyncio.Task, task: asyncio.Task) -> None:
+    """Cancel the flow if the signal that ends it came up in one of its tasks."""
+    if not task.cancelled() and isinstance(task.exception(), TerminationSignal):
+        flow_run.cancel()
 
 
 def _on_error(flow_run: asyncio.Task, loop: asyncio.AbstractEventLoop, context: dict) -> None:
@@ -131,10 +123,10 @@ def _select(target: str, stages: Iterable[str]) -> list[str]:
 async def _run_stages(needs: dict[str, list[str]], force: bool, retries: int) -> State:
     """Run each stage of `needs` as soon as those it waits for have finished."""
     slots: asyncio.Queue[dict[str, str]] = asyncio.Queue()
-    for slot in _slots():
+    for slot in slot_environments():
         slots.put_nowait(slot)
     checking = asyncio.Lock()
-    environment = _environment()
+    environment = stage_environment()
 
     async def run(name: str, waits_for: list[asyncio.Task]) -> State | None:
         needed = await asyncio.gather(*waits_for)
@@ -143,24 +135,28 @@ async def _run_stages(needs: dict[str, list[str]], force: bool, retries: int) ->
         # One at a time: a Prefect server on SQLite makes many a concurrent request wait for 2 s.
         async with checking:
             if not force and await asyncio.to_thread(_is_unchanged, name):
-                return await _child_run(name, _unchanged)
+                return await child_run(name, _unchanged)
         slot = await slots.get()
         command = ["repro", "--single-item", *_force(force), name]
-        dvc = partial(_dvc, command, environment | slot)
+        log = Path("logs", f"{name}.log")
+
+        async def reproduce() -> State:
+            return await follow(log, dvc(command, environment | slot), retries)
+
         try:
-            return await _child_run(name, lambda: _follow(name, dvc(), retries), retries)
+            return await child_run(name, reproduce, retries)
         finally:
             slots.put_nowait(slot)
 
     runs: dict[str, asyncio.Task[State | None]] = {}
     for name, waits_for in needs.items():
         runs[name] = asyncio.create_task(run(name, [runs[needed] for needed in waits_for]))
-    try:
-        states = await asyncio.gather(*runs.values())
-    finally:  # the signal that ends the flow may come up in any one of them
-        for task in runs.values():
-            task.cancel()
-        await asyncio.gather(*runs.values(), return_exceptions=True)
+        runs[name].add_done_callback(partial(_on_end, asyncio.current_task()))
+    # All of them end before an error counts: a lost Prefect server ends no training.
+    states = await asyncio.gather(*runs.values(), return_exceptions=True)
+    for error in states:
+        if isinstance(error, Exception):
+            raise error
     return _summary(dict(zip(runs, states, strict=True)))
 
 
@@ -179,14 +175,14 @@ async def _unchanged() -> State:
     return Completed(name="Cached", message="unchanged since it last ran")
 
 
-def _slots() -> list[dict[str, str]]:
+def slot_environments() -> list[dict[str, str]]:
     """Return what each of the stages that may run side by side finds in its environment.
 
     Raises PipelineError where params.yaml sets run.max_parallel to anything but a count or `auto`.
     """
     gpus, cores = _gpus(), os.cpu_count() or 1
-    params = yaml.safe_load(Path("params.yaml").read_text()) or {}
-    count = params.get("run", {}).get("max_parallel", "auto")
+    run = (yaml.safe_load(Path("params.yaml").read_text()) or {}).get("run") or {}
+    count = run.get("max_parallel", "auto")
     if count == "auto":
         count = len(gpus) or (1 if cores < 4 else 2)
     if type(count) is not int or count < 1:
@@ -203,7 +199,7 @@ def _gpus() -> list[str]:
     """Return the GPUs that stages may use, as CUDA_VISIBLE_DEVICES names them."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return [gpu for gpu in visible.split(",") if gpu not in ("", "-1")]
+        return [gpu.strip() for gpu in visible.split(",") if gpu.strip() not in ("", "-1")]
     if not shutil.which("nvidia-smi"):
         return []
     listed = subprocess.run(
@@ -221,7 +217,8 @@ def _summary(states: dict[str, State | None]) -> State:
         reasons = [state.message or f"{name}: {state.name}" for name, state in failed.items()]
         return Failed(message="\n".join(reasons + not_started))
     cached = sum(state.name == "Cached" for state in states.values())
-    return Completed(message=f"{len(states) - cached} stages ran, {cached} were cached")
+    ran = len(states) - cached
+    return Completed(message=f"{len(states)} stages: {ran} ran, {cached} cached")
 
 
 # --- as an experiment -----------------------------------------------------------------------------
@@ -263,14 +260,15 @@ async def _try_experiment(command: list[str]) -> tuple[str, dict[str, State]]:
                 return
             yield line
 
-    async with aclosing(_dvc(command, _environment())) as lines:
+    async with aclosing(dvc(command, stage_environment())) as lines:
         async for line in part(lines):
             get_run_logger().info(line)
             if found := EXPERIMENT_LINE.match(line):
                 name = found[1]
                 await _tag(name)
         while heading and (stage := _stage_of(heading)):
-            states[stage] = await _child_run(stage, partial(_follow, stage, part(lines)))
+            log = Path("logs", name, f"{stage}.log")
+            states[stage] = await child_run(stage, partial(follow, log, part(lines)))
         async for line in part(lines):
             get_run_logger().info(line)
     return name, states
@@ -288,96 +286,5 @@ def _stage_of(line: str) -> str | None:
     return found and found[found.lastgroup]
 
 
-# --- one stage ------------------------------------------------------------------------------------
-
-
-async def _child_run(name: str, body: Callable[[], Awaitable[State]], retries: int = 0) -> State:
-    """Run `body` as a child run named after the stage, and return the state it ends in."""
-
-    async def stage() -> State:
-        return await body()
-
-    name = name.replace("/", ":")  # of a file such as data/raw.dvc; Prefect allows no slash
-    child = Flow(stage, name=name, flow_run_name=name, retries=retries)
-    return await child(return_state=True)
-
-
-async def _follow(name: str, lines: AsyncIterator[str], retries: int = 0) -> State:
-    """Log what a stage prints to its child run, and return the state it ends in.
-
-    A failure that is to be retried is raised, as Prefect retries only what raises.
-    """
-    log, tail, cached = _Log(), deque(maxlen=TAIL_LINES), False
-    try:
-        async with aclosing(lines):
-            async for line in lines:
-                log.add(line)
-                tail.append(line)
-                if found := STAGE_LINE.match(line):
-                    cached = found.lastgroup in ("unchanged", "restored")
-    except PipelineError as error:
-        log.flush()
-        failure = PipelineError(_explain(name, str(error), tail))
-        if runtime.flow_run.run_count <= retries:
-            raise failure from None
-        return Failed(message=str(failure))
-    return Completed(name="Cached", message=tail[0]) if cached else Completed()
-
-
-class _Log:
-    """Logs lines that come in one breath as one record, since a record costs half a millisecond."""
-
-    def __init__(self):
-        self._logger, self._lines = get_run_logger(), []
-
-    def add(self, line: str) -> None:
-        if not self._lines:
-            asyncio.get_running_loop().call_soon(self.flush)
-        self._lines.append(line)
-
-    def flush(self) -> None:
-        if self._lines:
-            self._logger.info("\n".join(self._lines))
-            self._lines.clear()
-
-
-def _explain(name: str, error: str, tail: Iterable[str]) -> str:
-    code = EXIT_CODE.search(error)
-    how = f" with exit code {code[1]}" if code else ""
-    log = Path("logs", f"{name}.log")
-    where = f" ({log} has more)" if log.exists() else ""
-    return "\n".join([f"Stage {name!r} failed{how}{where}:", *tail])
-
-
-# --- DVC ---------------------------------------------------------------------------------------
-
-
 def _force(force: bool) -> list[str]:
     return ["--force"] if force else []
-
-
-def _environment() -> dict[str, str]:
-    """Return the environment of DVC and the stages, which run with this very Python."""
-    return os.environ | {
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
-        "PYTHONUNBUFFERED": "1",
-        "GRPO_PIPELINE_RUN": runtime.flow_run.id,
-        "GRPO_PIPELINE_PID": str(os.getpid()),
-    }
-
-
-async def _dvc(arguments: list[str], environment: dict[str, str]) -> AsyncIterator[str]:
-    """Run DVC, and yield the lines that it and its stages print.
-
-    Raises PipelineError with DVC's message where DVC fails.
-    """
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
-    error = ""
-    try:
-        async with aclosing(process.run(command, environment)) as lines:
-            async for line in lines:
-                if line.startswith("ERROR: "):
-                    error = line.removeprefix("ERROR: ")
-                yield line
-    except process.Failed as failed:
-        raise PipelineError(error or f"dvc {arguments[0]} {failed}") from None

@@ -5,7 +5,7 @@ import re
 import pytest
 import yaml
 
-from flows.pipeline import PipelineError, _slots, plan
+from flows.pipeline import PipelineError, plan, slot_environments
 
 STAGES = ["prepare", "left", "right", "evaluate@left", "evaluate@right", "report"]
 
@@ -19,7 +19,7 @@ def expected(state: str, **others: str) -> dict[str, str]:
 def test_what_has_not_changed_is_cached_and_not_run(checkout, run):
     outcome = run()
     assert outcome.state.is_completed()
-    assert outcome.state.message == "0 stages ran, 6 were cached"
+    assert outcome.state.message == "6 stages: 0 ran, 6 cached"
     assert outcome.states == expected("Cached")
     assert checkout.events() == {}
 
@@ -122,7 +122,7 @@ def test_overrides_make_an_experiment_and_leave_the_workspace_alone(checkout, ru
     assert outcome.states == expected("Cached", **ran)
     assert "this is left" in outcome.log("left", until="Updating lock file")
     assert checkout.command("git", "status", "--porcelain") == ""
-    name = re.match(r"experiment (\S+): 3 stages ran, 3 were cached", outcome.state.message)[1]
+    name = re.match(r"experiment (\S+): 6 stages: 3 ran, 3 cached", outcome.state.message)[1]
     assert name in outcome.run.tags
     assert name in checkout.command("dvc", "exp", "list", "--name-only")
     checkout.command("dvc", "exp", "apply", name)
@@ -175,11 +175,11 @@ def test_a_slot_has_a_gpu_or_a_share_of_the_cores(
     checkout.set(run={"max_parallel": setting})
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
-    assert _slots() == slots
+    assert slot_environments() == slots
 
 
 @pytest.mark.parametrize("wrong", [0, -1, "many", 1.5, True, None])
 def test_a_senseless_max_parallel_is_refused(checkout, wrong):
     checkout.set(run={"max_parallel": wrong})
     with pytest.raises(PipelineError, match=r"run.max_parallel is .*; it must be"):
-        _slots()
+        slot_environments()
