@@ -39,7 +39,7 @@ def problem(rng: random.Random) -> Problem:
     """One random problem: a start or a product, then gains and losses, never below zero."""
     name, friend = rng.sample(list(NAMES), 2)
     things = rng.choice(THINGS)
-    steps = rng.choice((1, 1, 2, 2, 2, 3, 3, 3))
+    steps = rng.randint(1, 3)
     lines = []
     if rng.random() < 0.3:
         boxes, each = rng.randint(2, 5), rng.randint(2, 5)
