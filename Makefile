@@ -38,4 +38,5 @@ lint: venv
 	ruff check . && ruff format --check .
 
 ui: venv
+	-python -m stages.core.restored
 	mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import aclosing, contextmanager
 from functools import partial
@@ -23,6 +24,7 @@ from prefect.exceptions import TerminationSignal
 from prefect.states import Completed, Failed, State
 from pydantic import NonNegativeInt
 
+from flows import process
 from flows.stage import STAGE_LINE, PipelineError, child_run, dvc, follow, stage_environment
 
 if TYPE_CHECKING:
@@ -238,7 +240,18 @@ async def _run_experiment(
         if state.is_completed():
             state.message = f"experiment {name}: {state.message}"
             break
+    if all(state.name == "Cached" for state in states.values()):
+        await _report_restored()
     return state
+
+
+async def _report_restored() -> None:
+    """Let MLflow know of an experiment of which no stage ran."""
+    try:
+        async for line in process.run([sys.executable, "-m", "stages.core.restored"], os.environ):
+            get_run_logger().info(line)
+    except process.Failed as failed:
+        get_run_logger().warning("the experiment is not in MLflow: stages.core.restored %s", failed)
 
 
 async def _try_experiment(command: list[str]) -> tuple[str, dict[str, State]]:

@@ -145,6 +145,28 @@ def test_an_experiment_changes_one_parameter_and_reruns_what_hangs_on_it(done):
     assert "stage.sft" in tags, "a stage that was not rerun is found from the parent"
 
 
+def test_an_experiment_restored_from_the_cache_has_its_run_in_mlflow(done):
+    project, _ = done
+    from mlflow import MlflowClient
+
+    setting = ["-S", "grpo.kl_coef=0.01", "-S", "grpo.rewards.format.weight=0.2"]
+    assert ran(project.dvc("exp", "run", "--temp", "-n", "the-same", *setting)) == set()
+    assert "added the-same" in project.stage("stages.core.restored")
+    assert "added" not in project.stage("stages.core.restored"), "only once"
+
+    client = MlflowClient(f"sqlite:///{project.folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("grpo-pipeline").experiment_id
+    runs = {r.info.run_name: r for r in client.search_runs([experiment])}
+    first, second = runs["more-kl"], runs["the-same"]
+    assert second.data.params["grpo.kl_coef"] == "0.01" and second.info.status == "FINISHED"
+    shared = first.data.metrics.keys() & second.data.metrics.keys()
+    assert "grpo.arithmetic.accuracy" in shared
+    assert all(first.data.metrics[name] == second.data.metrics[name] for name in shared)
+    made_by = {k: v for k, v in second.data.tags.items() if k.startswith("stage.")}
+    assert made_by == {k: v for k, v in first.data.tags.items() if k.startswith("stage.")}
+    assert len(made_by) == len(ALL)
+
+
 def test_a_changed_parameter_reruns_what_hangs_on_it_and_nothing_else(done):
     project, _ = done
     params = project.folder / "params.yaml"

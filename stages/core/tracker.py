@@ -31,10 +31,13 @@ def main(path: Path) -> None:
     # Ctrl-C and TERM reach the whole process group: the stage says how it ended, then we end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     with FileLock(f"{path}.lock"):
         report(path, follow(path, stage_is_gone()))
+    send_missed()
+
+
+def send_missed() -> None:
+    """Sends what earlier trackers could not."""
     for missed in sorted(cache_dir("tracking").glob("*.jsonl")):
         try:
             with FileLock(f"{missed}.lock", timeout=0):
@@ -100,24 +103,18 @@ def report(path: Path, events: Iterator[dict]) -> None:
         done.unlink(missing_ok=True)
 
 
-class MlflowRun:
-    """One stage's run in MLflow, below its pipeline's parent run."""
+class Store:
+    """The project's experiment in MLflow, and the runs in it."""
 
-    def __init__(self, spool: Path, start: dict):
+    def __init__(self, uri: str | None):
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         from mlflow import MlflowClient
 
-        self.stage = start["stage"]
-        self.uri = start["tracking"]["uri"] or f"sqlite:///{root()}/mlflow.db"
+        self.uri = uri or f"sqlite:///{root()}/mlflow.db"
         self.client = MlflowClient(self.uri)
-        self.lineage = lineage(self.stage)
-        with FileLock(cache_dir("tracking") / "parent.lock"):  # side-by-side stages make it once
+        with FileLock(cache_dir("tracking") / "experiment.lock"):  # one of several makes it
             self.experiment = self.experiment_id()
-            self.parent = self.saved(
-                cache_dir("tracking") / f"{start['pipeline']}.parent",
-                lambda: self.new_parent(start),
-            )
-        self.run = self.saved(spool.with_suffix(".run"), lambda: self.new_run(start))
-        self.tag_parent()
 
     def experiment_id(self) -> str:
         if found := self.client.get_experiment_by_name(EXPERIMENT):
@@ -126,6 +123,64 @@ class MlflowRun:
         place = (root() / "mlartifacts").as_uri() if local else None
         kind = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on training
         return self.client.create_experiment(EXPERIMENT, artifact_location=place, tags=kind)
+
+    def new_run(self, name: str, tags: dict, params: dict, time: int) -> str:
+        run = self.client.create_run(self.experiment, time, tags, run_name=name)
+        self.log_params(run.info.run_id, params)
+        return run.info.run_id
+
+    def log_params(self, run_id: str, params: dict) -> None:
+        from mlflow.entities import Param
+
+        entities = [Param(name, str(value)[:6000]) for name, value in params.items()]
+        for i in range(0, len(entities), 100):
+            self.client.log_batch(run_id, params=entities[i : i + 100])
+
+    def link(self, parent: str, finished: dict[str, dict]) -> None:
+        """Tags a parent with the runs of finished stages, also of those that DVC did not rerun.
+
+        Args:
+            parent: a run id.
+            finished: entries of a dvc.lock, by stage.
+        """
+        known = self.client.get_run(parent).data.tags
+        for stage, entry in finished.items():
+            if stage_tag(stage) not in known and (run := self.run_with(key(entry))):
+                self.client.set_tag(parent, stage_tag(stage), run)
+
+    def run_with(self, stage_key: str) -> str | None:
+        """The newest finished run of a stage with the same command, inputs and parameters."""
+        query = f"tags.`stage.key` = '{stage_key}' and attributes.status = 'FINISHED'"
+        found = self.client.search_runs([self.experiment], query, max_results=1)
+        return found[0].info.run_id if found else None
+
+    def log_metrics(self, run: str, values: dict[str, float], step: int, time: int) -> None:
+        from mlflow.entities import Metric
+
+        named = ((name.replace("@", "."), value) for name, value in values.items())
+        self.client.log_batch(run, metrics=[Metric(n, v, time, step) for n, v in named])
+
+
+def stage_tag(stage: str) -> str:
+    return f"stage.{stage}".replace("@", ".")
+
+
+class MlflowRun:
+    """One stage's run in MLflow, below its pipeline's parent run."""
+
+    def __init__(self, spool: Path, start: dict):
+        self.stage = start["stage"]
+        self.store = Store(start["tracking"]["uri"])
+        self.client = self.store.client
+        self.lineage = lineage(self.stage)
+        with FileLock(cache_dir("tracking") / "parent.lock"):  # side-by-side stages make it once
+            self.parent = self.saved(
+                cache_dir("tracking") / f"{start['pipeline']}.parent",
+                lambda: self.new_parent(start),
+            )
+        self.run = self.saved(spool.with_suffix(".run"), lambda: self.new_run(start))
+        self.client.set_tag(self.parent, stage_tag(self.stage), self.run)
+        self.store.link(self.parent, finished_stages())
 
     def saved(self, path: Path, make: Any) -> str:
         """A run id from a file, or a new run whose id is written there."""
@@ -137,9 +192,7 @@ class MlflowRun:
         name = start["tags"].get("dvc.experiment") or start["started"]
         tags = {**start["tags"], "pipeline": start["pipeline"]}
         tags.pop("dvc.stage", None)
-        run = self.client.create_run(self.experiment, start["time"], tags, run_name=name)
-        self.log_params(run.info.run_id, start["params"])
-        return run.info.run_id
+        return self.store.new_run(name, tags, start["params"], start["time"])
 
     def new_run(self, start: dict) -> str:
         tags = {
@@ -150,31 +203,7 @@ class MlflowRun:
             "pipeline": start["pipeline"],
             "stage.key": key(self.lineage),
         }
-        run = self.client.create_run(self.experiment, start["time"], tags, run_name=self.stage)
-        self.log_params(run.info.run_id, start["params"])
-        return run.info.run_id
-
-    def log_params(self, run_id: str, params: dict) -> None:
-        from mlflow.entities import Param
-
-        entities = [Param(name, str(value)[:6000]) for name, value in params.items()]
-        for i in range(0, len(entities), 100):
-            self.client.log_batch(run_id, params=entities[i : i + 100])
-
-    def tag_parent(self) -> None:
-        """Every stage above this one is found from the parent, also one that DVC did not rerun."""
-        self.client.set_tag(self.parent, f"stage.{self.stage}".replace("@", "."), self.run)
-        known = self.client.get_run(self.parent).data.tags
-        for name, entry in finished_stages().items():
-            tag = f"stage.{name}".replace("@", ".")
-            if tag not in known and (run := self.run_with(key(entry))):
-                self.client.set_tag(self.parent, tag, run)
-
-    def run_with(self, stage_key: str) -> str | None:
-        """The newest finished run of a stage with the same command, inputs and parameters."""
-        query = f"tags.`stage.key` = '{stage_key}' and attributes.status = 'FINISHED'"
-        found = self.client.search_runs([self.experiment], query, max_results=1)
-        return found[0].info.run_id if found else None
+        return self.store.new_run(self.stage, tags, start["params"], start["time"])
 
     def handle(self, event: dict) -> None:
         match event:
@@ -192,14 +221,8 @@ class MlflowRun:
                 self.client.set_terminated(self.parent, status, time)
 
     def log_metrics(self, event: dict) -> None:
-        from mlflow.entities import Metric
-
-        metrics = [
-            Metric(name.replace("@", "."), value, event["time"], event["step"])
-            for name, value in event["values"].items()
-        ]
         for run in [self.run, self.parent] if event.get("parent") else [self.run]:
-            self.client.log_batch(run, metrics=metrics)
+            self.store.log_metrics(run, event["values"], event["step"], event["time"])
 
     def log_dataset(self, path: str, role: str) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
