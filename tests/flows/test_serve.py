@@ -8,6 +8,9 @@ from pathlib import Path
 import psutil
 import pytest
 from prefect import get_client
+from prefect.client.schemas.filters import FlowRunFilter
+
+from tests.flows.conftest import wait
 
 SERVE = [sys.executable, "-m", "flows.serve"]
 FLOW = "import asyncio; from flows.pipeline import grpo_pipeline; asyncio.run(grpo_pipeline())"
@@ -63,6 +66,21 @@ def test_the_deployment_has_the_schedule_and_the_folder_of_prefect_yaml(online):
     assert deployment.parameters == {"overrides": [], "targets": [], "force": False, "retries": 0}
     [step] = deployment.pull_steps
     assert step["prefect.deployments.steps.set_working_directory"]["directory"] == str(online.root)
+
+
+def test_the_server_plans_the_nightly_runs(online):
+    """Prefect's scheduler says what keeps it from planning only in the server's own log."""
+    with online.started(*SERVE), get_client(sync_client=True) as client:
+        online.until_it_says("Serving: ")
+        for _ in wait("a planned run"):
+            planned = client.read_flow_runs(
+                flow_run_filter=FlowRunFilter(state={"type": {"any_": ["SCHEDULED"]}})
+            )
+            if planned:
+                break
+    assert {(run.expected_start_time.hour, run.expected_start_time.minute) for run in planned} == {
+        (2, 0)
+    }
 
 
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
