@@ -86,11 +86,11 @@ def files_of_folder(base: Base) -> tuple[dict[str, str], None]:
 def files_of_hub(base: Base) -> tuple[dict[str, str], str]:
     """The hub's own content hashes at the resolved commit."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 
     try:
         info = HfApi().model_info(base.source, revision=base.revision, files_metadata=True)
-    except (OSError, HfHubHTTPError, OfflineModeIsEnabled) as error:
+    except (OSError, HTTPError, OfflineModeIsEnabled) as error:
         raise UserError(
             f"base.source: the model {base.source} cannot be had from the hub "
             f"({type(error).__name__}). Download it elsewhere and name its folder in base.source "

@@ -47,7 +47,8 @@ def body(model: str, params: Params, run: Run) -> dict:
     write_rows(path, rows)
     run.artifact(path)
     scores = summary(rows)
-    run.summary({f"{model}.{params.task.name}.{k}": v for k, v in scores.items()})
+    rates = {k: v for k, v in scores.items() if k != "n"}
+    run.summary({f"{model}.{params.task.name}.{k}": v for k, v in rates.items()})
     return {"parameters": models.parameters(language_model.model), params.task.name: scores}
 
 

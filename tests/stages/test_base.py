@@ -1,0 +1,50 @@
+"""base: what it says of a hub that is away, and what it keeps of a local model."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from stages import base
+from stages.core import params as parameters
+from stages.core.errors import UserError
+from tests.conftest import ROOT
+
+AWAY = "http://127.0.0.1:9"  # the discard port: nobody answers
+
+
+def real(raw: dict, source: str, watch: str = "data/raw/README.md") -> dict:
+    raw["base"] = {**raw["base"], "source": source, "watch": watch, "scratch": None}
+    return raw
+
+
+@pytest.mark.parametrize("offline", ["0", "1"])
+def test_an_unreachable_hub_is_one_line_and_leaves_nothing(raw, here, offline):
+    (here / "params.yaml").write_text(yaml.safe_dump(real(raw, "Qwen/Qwen2.5-0.5B-Instruct")))
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_ENDPOINT": AWAY, "HF_HUB_OFFLINE": offline}
+    done = subprocess.run(
+        [sys.executable, "-m", "stages.base"], env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert line.startswith("base: base.source: the model Qwen/Qwen2.5-0.5B-Instruct cannot be had")
+    assert "name its folder in base.source" in line
+    assert not list((here / "models").glob("*"))
+
+
+def test_a_local_model_is_kept_as_a_manifest_of_hashes(raw, here):
+    folder = here / "qwen"
+    folder.mkdir()
+    with pytest.raises(UserError, match=r"no complete model folder: config.json, .* missing"):
+        base.describe(parameters.validate(real(raw, "./qwen", "./qwen"), "params.yaml").base)
+    for name in ("config.json", "tokenizer_config.json", "model.safetensors"):
+        (folder / name).write_text(name)
+    base.describe(parameters.validate(real(raw, "./qwen", "./qwen"), "params.yaml").base)
+    [manifest] = (here / "models/base").iterdir()
+    kept = json.loads(manifest.read_text())
+    assert kept["source"] == str(folder)
+    assert kept["files"]["config.json"] == hashlib.sha256(b"config.json").hexdigest()
