@@ -133,6 +133,7 @@ def recording_trainer() -> type:
                 self._log_metric("format_compliance_rate", float(verdict.compliant))
                 self._log_metric("shows_working", float(verdict.shows_working))
                 self._log_metric("high_reward_rate", float(reward > HIGH_REWARD))
+                self._log_metric("unjudged", float(any(s != s for s in score)))  # None, as NaN
                 self.rollouts.append({
                     "step": self.state.global_step + 1,
                     "question": row["question"],

@@ -33,7 +33,7 @@ def body(params: Params, run: Run) -> dict:
 
     chosen = random.Random(f"answer only {params.seed}")
     write_rows(SFT, (demonstration(p, params, chosen) for p in demonstrations))
-    write_rows(GRPO, (row(p, params) for p in pool))
+    write_rows(GRPO, ({**row(p, params), "working": p.working} for p in pool))
     write_rows(TEST, (row(p, params) for p in test))
     report = {
         "demonstrations": len(demonstrations),

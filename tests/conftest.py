@@ -37,6 +37,7 @@ TINY = {
                 "max_steps": 2, "batch_size": 8, "max_completion_length": 8,
                 "student": {"scratch": {"hidden_size": 16, "layers": 1, "heads": 2,
                                         "intermediate_size": 32}}},
+    "audit": {"max_false_negative_rate": 1.0},  # `variety` is no reward for being right
     "evaluate": {"batch_size": 12, "max_completion_length": 8},
 }  # fmt: skip
 
@@ -86,10 +87,11 @@ class Project:
         """A user's own reward, and the line in dvc.yaml that makes DVC watch it."""
         (self.folder / "my_rewards.py").write_text(MY_REWARDS)
         declared = (self.folder / "dvc.yaml").read_text()
-        command = "cmd: python -m stages.grpo\n    deps:\n"
-        assert command in declared
-        changed = declared.replace(command, f"{command}    - my_rewards.py\n")
-        (self.folder / "dvc.yaml").write_text(changed)
+        for stage in ("audit", "grpo"):
+            command = f"cmd: python -m stages.{stage}\n    deps:\n"
+            assert command in declared
+            declared = declared.replace(command, f"{command}    - my_rewards.py\n")
+        (self.folder / "dvc.yaml").write_text(declared)
 
     def write(self, params: dict) -> None:
         (self.folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))

@@ -10,7 +10,7 @@ from tests.conftest import Project, merged
 
 MODELS = ["base", "sft", "control", "grpo", "student"]
 EVALUATIONS = [f"evaluate@{model}" for model in MODELS]
-ALL = {"prepare", "base", "sft", "grpo", "merge", "distill", *EVALUATIONS, "report"}
+ALL = {"prepare", "base", "sft", "audit", "grpo", "merge", "distill", *EVALUATIONS, "report"}
 # evaluate@student is not among them: the tiny student is taught from demonstrations, comes out the
 # same, and DVC sees that.
 BELOW_GRPO = {"grpo", "merge", "distill", "evaluate@grpo", "report"}
@@ -120,7 +120,7 @@ def test_an_experiment_changes_one_parameter_and_reruns_what_hangs_on_it(done):
     project, _ = done
     output = project.dvc("exp", "run", "--temp", "-n", "more-kl", "-S", "grpo.kl_coef=0.01",
                          "-S", "grpo.rewards.format.weight=0.2")  # fmt: skip
-    assert ran(output) == BELOW_GRPO
+    assert ran(output) == BELOW_GRPO | {"audit"}, "the weights of the rewards are audit's, too"
     assert project.run("git", "status", "--porcelain") == ""
     shown = json.loads(project.dvc("exp", "show", "--json"))
     assert "more-kl" in json.dumps(shown)
@@ -175,7 +175,7 @@ def test_a_changed_parameter_reruns_what_hangs_on_it_and_nothing_else(done):
         "format:\n      weight: 0.0", "format:\n      weight: 0.2"))  # fmt: skip
     output = project.dvc("repro")
     assert ran(output) == set(), "the experiment's results are in the run cache"
-    assert set(re.findall(r"Stage '([^']+)' is cached", output)) == BELOW_GRPO
+    assert set(re.findall(r"Stage '([^']+)' is cached", output)) == BELOW_GRPO | {"audit"}
     params.write_text(before)
     project.dvc("repro")
 

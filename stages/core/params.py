@@ -96,9 +96,21 @@ class Sft(Training):
 
 
 class Reward(Section):
-    weight: float = Field(allow_inf_nan=False)
+    weight: float = Field(1.0, allow_inf_nan=False)
     function: str | None = None
     options: dict[str, Any] = {}
+    combine: Literal["sum", "mean", "max", "min", "majority", "product", "gate"] | None = None
+    of: dict[str, "Reward"] = {}
+    scale: float = Field(1.0, allow_inf_nan=False)
+    clip: tuple[float, float] | None = None
+
+    @model_validator(mode="after")
+    def one_kind(self) -> "Reward":
+        if bool(self.combine) != bool(self.of):
+            raise ValueError("`combine` says how the rewards under `of` become one: give both")
+        if self.combine and (self.function or self.options):
+            raise ValueError("a combination has no `function` or `options` of its own")
+        return self
 
 
 class Grpo(Training):
@@ -111,6 +123,11 @@ class Grpo(Training):
     max_completion_length: Count
     rewards: dict[str, Reward] = Field(min_length=1)
     lora: dict[str, Any] = {}
+
+
+class Audit(Section):
+    max_false_negative_rate: Share = 0.0
+    max_false_positive_rate: Share = 0.0
 
 
 class Merge(Section):
@@ -160,6 +177,7 @@ class Params(Section):
     format: OutputFormat
     base: Base
     sft: Sft
+    audit: Audit = Audit()
     grpo: Grpo
     merge: Merge
     distill: Distill

@@ -2,7 +2,7 @@
 
 A reward takes lists (`completions`, `prompts` and the columns of the data set, among them `gold`
 and `question`) as keyword arguments, the format as `fmt`, its own options, and returns one number
-a sample, or None for a sample it says nothing about. Your own: `function: package.module:name`.
+a sample, or None for a sample that it cannot judge. Your own: `function: package.module:name`.
 """
 
 import inspect
@@ -16,10 +16,32 @@ import yaml
 from stages.answers.format import Format
 from stages.core.errors import UserError
 from stages.core.params import Reward
-from stages.rewards.correctness import correctness
-from stages.rewards.format import format
+from stages.rewards import cookbook, correctness, format, process, shaping
+from stages.rewards.combine import clipped, combined
 
-OWN = {"correctness": correctness, "format": format}
+OWN = {
+    function.__name__: function
+    for function in (
+        correctness.correctness,
+        correctness.closeness,
+        correctness.factual,
+        correctness.choice,
+        format.format,
+        process.steps,
+        process.equations_hold,
+        process.step_structure,
+        shaping.overlong,
+        shaping.length_cosine,
+        shaping.repetition,
+        shaping.script,
+        cookbook.match_format_exactly,
+        cookbook.match_format_approximately,
+        cookbook.check_answer_correctness,
+        cookbook.check_numbers_extraction,
+    )
+}
+COLUMNS = ("prompts", "completions", "completion_ids", "gold", "question", "working", "aliases",
+           "options", "fmt")  # fmt: skip
 
 
 def load(rewards: dict[str, Reward], fmt: Format) -> tuple[list[Callable], list[float]]:
@@ -29,17 +51,37 @@ def load(rewards: dict[str, Reward], fmt: Format) -> tuple[list[Callable], list[
         UserError: no such reward or function, an option it does not take, or a custom function's
             file that DVC does not watch.
     """
-    functions = [bind(name, find(name, spec), spec, fmt) for name, spec in rewards.items()]
+    functions = [build(name, spec, fmt) for name, spec in rewards.items()]
     return functions, [spec.weight for spec in rewards.values()]
 
 
-def find(name: str, spec: Reward) -> Callable:
-    if spec.function is not None:
-        return custom(name, spec.function)
+def build(path: str, spec: Reward, fmt: Format) -> Callable:
+    """One reward, with all that is nested in it.
+
+    TRL files its metrics under `__name__`: the names of params.yaml are unique, functions' are not.
+
+    Args:
+        path: of its key below `grpo.rewards`, e.g. `mixed.of.exact`.
+    """
+    if spec.combine:
+        parts = [build(f"{path}.of.{name}", part, fmt) for name, part in spec.of.items()]
+        function = combined(spec.combine, parts, [part.weight for part in spec.of.values()])
+    else:
+        function = bind(path, find(path, spec), spec, fmt)
+    reward = clipped(function, spec.scale, spec.clip)
+    reward.__name__ = path
+    return reward
+
+
+def find(path: str, spec: Reward) -> Callable:
+    """By the name in `function`, or by its key where that is the name of one of ours."""
+    name = spec.function or path.rpartition(".")[2]
+    if ":" in name or "." in name:
+        return custom(path, name)
     if name not in OWN:
         raise UserError(
-            f"grpo.rewards.{name}: no such reward (there are {', '.join(OWN)}); for your own add "
-            f"`function: package.module:name`"
+            f"grpo.rewards.{path}: no such reward as {name} (there are {', '.join(OWN)}); for your "
+            "own add `function: package.module:name`"
         )
     return OWN[name]
 
@@ -62,37 +104,38 @@ def custom(name: str, path: str) -> Callable:
 
 
 def require_watched(file: Path, where: str) -> None:
-    """An edited reward must rerun grpo, so that its file must be among the stage's dependencies."""
+    """An edited reward must rerun audit and grpo: both must have its file as a dependency."""
     here = Path.cwd()
     if not file.is_relative_to(here):
         return  # an installed package: its version is pinned, not watched
     relative = file.relative_to(here).as_posix()
-    deps = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]["grpo"]["deps"]
-    if relative not in deps:
-        raise UserError(
-            f"{where}: DVC does not watch {relative}, so that an edit would rerun nothing; "
-            f"add the line `- {relative}` to stages.grpo.deps in dvc.yaml"
-        )
+    stages = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
+    for stage in ("audit", "grpo"):
+        if relative not in stages[stage]["deps"]:
+            raise UserError(
+                f"{where}: DVC does not watch {relative}, so that an edit would rerun nothing; "
+                f"add the line `- {relative}` to stages.{stage}.deps in dvc.yaml"
+            )
 
 
-def bind(name: str, function: Callable, spec: Reward, fmt: Format) -> Callable:
-    """The function with its format and options filled in, named as in params.yaml.
-
-    TRL files its metrics under `__name__`: two functions of one name would collide.
-    """
+def bind(path: str, function: Callable, spec: Reward, fmt: Format) -> Callable:
+    """The function with its format and options filled in."""
     signature = inspect.signature(function).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.values())
+    own = [n for n, p in signature.items() if p.kind is not p.VAR_KEYWORD and n not in COLUMNS]
+    where = f"grpo.rewards.{path}.options"
     for option in spec.options:
-        if option not in signature:
-            known = ", ".join(n for n, p in signature.items() if p.default is not p.empty)
+        if option not in own:
             raise UserError(
-                f"grpo.rewards.{name}.options.{option}: not an option of this reward"
-                f" (it takes {known or 'none'})"
+                f"{where}.{option}: not an option of this reward"
+                f" (it takes {', '.join(own) or 'none'})"
             )
+    if missing := [n for n in own if signature[n].default is inspect.Parameter.empty
+                   and n not in spec.options and function in OWN.values()]:  # fmt: skip
+        raise UserError(f"{where}: {', '.join(missing)} must be given for this reward")
     fixed = {"fmt": fmt} if "fmt" in signature or takes_any else {}
 
     def reward(**columns) -> list[float | None]:
         return function(**columns, **fixed, **spec.options)
 
-    reward.__name__ = name
     return reward

@@ -1,20 +1,163 @@
-"""Is the final answer right?"""
+"""Is the final answer right? All these stand on the verdict that evaluation uses, too."""
 
+import re
+import unicodedata
+
+from stages.answers.equality import number
 from stages.answers.format import Format
 from stages.answers.grade import grade
+from stages.rewards.text import numbers, text
 
 
-def correctness(completions: list, gold: list[str], fmt: Format, **_) -> list[float]:
-    """1.0 where the final answer equals the gold, else 0.0: evaluation's own verdict.
+def correctness(
+    completions: list,
+    gold: list[str],
+    fmt: Format,
+    right: float = 1.0,
+    wrong: float = 0.0,
+    missing: float | None = None,
+    partly: float | None = None,
+    **_,
+) -> list[float]:
+    """`right` where the final answer equals the gold, else `wrong`: evaluation's own verdict.
+
+    | completion | score |
+    |---|---|
+    | the answer equals the gold | right (1.0) |
+    | no answer in the format, the last number after the thinking is the gold | partly (as wrong) |
+    | no answer in the format | missing (as wrong) |
+    | anything else | wrong (0.0) |
+
+    Published scales: 1 / 0; +1 / -1 / -0.5 (right, wrong, missing); 1 / 0.5 / 0 and +1 / -0.5 / 0
+    (right, partly, wrong).
 
     Args:
         completions: one per sample, text or chat messages.
         gold: the golds, one per sample (a column of the data set).
         fmt: where the answer stands.
+        right: score of a right answer.
+        wrong: score of a wrong one.
+        missing: score where there is no answer; None: as `wrong`.
+        partly: score of the right value in the wrong place; None: as `wrong`.
     """
-    return [float(grade(text(c), g, fmt).correct) for c, g in zip(completions, gold, strict=True)]
+
+    def score(content: str, truth: str) -> float:
+        verdict = grade(content, truth, fmt)
+        if verdict.correct:
+            return right
+        if verdict.answer is not None:
+            return wrong
+        if partly is not None and last_number_is(content, truth, fmt):
+            return partly
+        return wrong if missing is None else missing
+
+    return [float(score(text(c), g)) for c, g in zip(completions, gold, strict=True)]
 
 
-def text(completion: str | list[dict]) -> str:
-    """A completion's text; TRL hands over chat messages where the prompt is one."""
-    return completion if isinstance(completion, str) else completion[-1]["content"]
+def last_number_is(content: str, gold: str, fmt: Format) -> bool:
+    """Only the last number counts: a completion that lists many earns nothing for it."""
+    if fmt.think_close and fmt.think_close in content:
+        content = content.rpartition(fmt.think_close)[2]
+    found = numbers(content[-500:])
+    return bool(found) and found[-1] == number(gold)
+
+
+def closeness(
+    completions: list, gold: list[str], fmt: Format, tolerance: float = 0.1, **_
+) -> list[float | None]:
+    """1.0 for the gold's value, falling in a line to 0.0 at a relative error of `tolerance`.
+
+    For numbers only: None (cannot be judged) where the gold is none; 0.0 where the answer is none.
+    A gold of 0 takes `tolerance` as an absolute error. Shaping: nearly right is wrong, so that it
+    belongs behind a small weight or a gate.
+    """
+
+    def score(content: str, truth: str) -> float | None:
+        wanted = number(truth)
+        if wanted is None:
+            return None
+        given = number(fmt.answer(content) or "")
+        if given is None:
+            return 0.0
+        error = abs(given - wanted) / (abs(wanted) or 1)
+        return float(max(0, 1 - error / tolerance)) if tolerance else float(error == 0)
+
+    return [score(text(c), g) for c, g in zip(completions, gold, strict=True)]
+
+
+def factual(
+    completions: list,
+    gold: list[str],
+    fmt: Format,
+    aliases: list[list[str] | None] | None = None,
+    **_,
+) -> list[float]:
+    """1.0 where the answer is the gold or one of its aliases, else 0.0.
+
+    Case, accents, punctuation, articles and spacing apart, as SQuAD's evaluation script has it.
+
+    Args:
+        completions: one per sample.
+        gold: the golds.
+        fmt: where the answer stands.
+        aliases: a column of further right answers, or None.
+    """
+    known = aliases or [None] * len(gold)
+
+    def score(content: str, truths: list[str]) -> float:
+        answer = plain(fmt.answer(content) or "")
+        return float(bool(answer) and answer in {plain(truth) for truth in truths})
+
+    return [
+        score(text(c), [g, *(a or [])]) for c, g, a in zip(completions, gold, known, strict=True)
+    ]
+
+
+def plain(answer: str) -> str:
+    """An answer's words: no case, accents, punctuation or articles."""
+    folded = unicodedata.normalize("NFKD", answer[:500]).casefold()
+    kept = "".join(c if c.isalnum() else " " for c in folded if not unicodedata.combining(c))
+    return " ".join(word for word in kept.split() if word not in ("a", "an", "the"))
+
+
+def choice(
+    completions: list,
+    gold: list[str],
+    fmt: Format,
+    options: list[list[str] | None] | None = None,
+    **_,
+) -> list[float]:
+    """1.0 where the answer is the gold's letter, alone or with exactly that option's text.
+
+    `B`, `(b)`, `B.` and, where the column `options` gives the texts in order (A first), `B) Paris`
+    or `Paris`. A letter with another option's text is wrong: it is two answers.
+    """
+    known = options or [None] * len(gold)
+    return [
+        float(chosen(fmt.answer(text(c)), o or []) == letter(g))
+        for c, g, o in zip(completions, gold, known, strict=True)
+    ]
+
+
+_LETTER = re.compile(r"\W{0,3}([A-Za-z])(?:\W+(.*))?\W*", re.DOTALL)
+
+
+def letter(gold: str) -> str:
+    found = _LETTER.fullmatch(gold.strip()[:500])
+    return found[1].upper() if found else gold.strip()
+
+
+def chosen(answer: str | None, options: list[str]) -> str | None:
+    """The letter that an answer chooses; None where it chooses none, or two."""
+    if not answer or len(answer) > 500:
+        return None
+    texts = [plain(re.sub(r"^\W*[A-Za-z]\W+", "", option)) for option in options]
+    if plain(answer) in texts:
+        return chr(ord("A") + texts.index(plain(answer)))
+    found = _LETTER.fullmatch(answer.strip())
+    if not found:
+        return None
+    name, rest = found[1].upper(), plain(found[2] or "")
+    at = ord(name) - ord("A")
+    agrees = not rest or (at < len(texts) and rest == texts[at])
+    return name if agrees else None

@@ -43,7 +43,9 @@ def own(here, monkeypatch):
 
 
 def test_a_custom_reward_that_dvc_watches_with_its_option(own):
-    Path("dvc.yaml").write_text("stages: {grpo: {deps: [my_rewards.py]}}")
+    Path("dvc.yaml").write_text(
+        "stages: {audit: {deps: [my_rewards.py]}, grpo: {deps: [my_rewards.py]}}"
+    )
     spec = {"weight": 1, "function": "my_rewards:brevity", "options": {"limit": 3}}
     (short,), _ = load(short=spec)
     messages = [[{"role": "assistant", "content": text}] for text in ("abc", "abcd")]
@@ -52,7 +54,9 @@ def test_a_custom_reward_that_dvc_watches_with_its_option(own):
 
 
 def test_a_custom_reward_that_dvc_does_not_watch_is_refused_with_the_line_to_add(own):
-    Path("dvc.yaml").write_text("stages: {grpo: {deps: [other.py]}}")
+    Path("dvc.yaml").write_text(
+        "stages: {audit: {deps: [my_rewards.py]}, grpo: {deps: [other.py]}}"
+    )
     with pytest.raises(UserError, match=r"add the line `- my_rewards\.py` to stages\.grpo\.deps"):
         load(short={"weight": 1, "function": "my_rewards:brevity"})
 
@@ -62,12 +66,14 @@ def test_a_custom_reward_that_dvc_does_not_watch_is_refused_with_the_line_to_add
     [
         ({"weight": 1}, "no such reward"),
         ({"weight": 1, "function": "nowhere.at:all"}, "names no function"),
-        ({"weight": 1, "function": "my_rewards"}, "names no function"),
+        ({"weight": 1, "function": "my_rewards"}, "no such reward as my_rewards"),
         ({"weight": 1, "function": "my_rewards:missing"}, "has no function 'missing'"),
         ({"weight": 1, "function": "my_rewards:brevity", "options": {"max": 1}}, "takes limit"),
     ],
 )
 def test_what_cannot_be_found_is_named(own, spec, says):
-    Path("dvc.yaml").write_text("stages: {grpo: {deps: [my_rewards.py]}}")
+    Path("dvc.yaml").write_text(
+        "stages: {audit: {deps: [my_rewards.py]}, grpo: {deps: [my_rewards.py]}}"
+    )
     with pytest.raises(UserError, match=says):
         load(mine=spec)

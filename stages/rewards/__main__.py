@@ -1,0 +1,123 @@
+"""`python -m stages.rewards audit | score`: may the rewards be trusted, and what do they say?
+
+usage: python -m stages.rewards audit
+       python -m stages.rewards score [--rewards A,B] [--params FILE] [ROWS.jsonl | -]
+
+`score` reads rows `{"completion": ..., "answer": ..., ...}`, one a line, from a file or from stdin,
+and writes each with `"rewards": {"A": number or null}` and `"total"` to stdout, in the same order.
+"""
+
+import argparse
+import json
+import runpy
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+
+from stages import rewards
+from stages.core import params as parameters
+from stages.core.errors import UserError
+from stages.core.params import Params, Reward
+
+BATCH = 256  # rows judged at once; a pipe sees its answers before its end
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m stages.rewards", description="May the rewards be trusted? What do they say?"
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("audit", help="judge every gold and probes that must not earn")
+    scoring = commands.add_parser("score", help="the rewards of rows, as JSON lines")
+    scoring.add_argument("--rewards", help="names, with commas between; default: params.yaml's")
+    scoring.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE")
+    scoring.add_argument("rows", nargs="?", default="-", help="a JSONL file; - is stdin")
+    options = parser.parse_args()
+    if options.command == "audit":
+        runpy.run_module("stages.audit", run_name="__main__")
+    else:
+        try:
+            score(options.rows, options.params, options.rewards)
+        except UserError as error:
+            sys.exit(f"score: {error}")
+        except BrokenPipeError:
+            sys.stderr.close()  # `| head` has read enough
+
+
+def score(source: str, params_file: Path, names: str | None) -> None:
+    params = parameters.load(params_file)
+    specs = chosen(params, names)
+    functions, weights = rewards.load(specs, params.format.tags)
+    for batch in batches(read(source)):
+        columns = as_columns(batch)
+        scores = [function(**columns) for function in functions]
+        for row, sample in zip(batch, zip(*scores, strict=True), strict=True):
+            known = [w * s for w, s in zip(weights, sample, strict=True) if s is not None]
+            judged = {
+                **row,
+                "rewards": dict(zip(specs, sample, strict=True)),
+                "total": sum(known) if known else None,
+            }
+            print(json.dumps(judged, ensure_ascii=False))
+        sys.stdout.flush()
+
+
+def chosen(params: Params, names: str | None) -> dict[str, Reward]:
+    """The rewards of params.yaml, or those named: from there, else ours with weight 1."""
+    if names is None:
+        return params.grpo.rewards
+    wanted = [name.strip() for name in names.split(",")]
+    return {name: params.grpo.rewards.get(name) or Reward() for name in wanted}
+
+
+def read(source: str) -> Iterator[dict]:
+    """Rows of a JSONL file or of stdin.
+
+    Raises:
+        UserError: no such file, or a line that is no row; says which.
+    """
+    if source != "-" and not Path(source).is_file():
+        raise UserError(f"{source} is no file; give a JSONL file, or - for stdin")
+    with nullcontext(sys.stdin) if source == "-" else Path(source).open() as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            where = f"{'stdin' if source == '-' else source}, line {number}"
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UserError(f"{where}: not JSON ({error.msg})") from None
+            if not isinstance(row, dict) or not isinstance(row.get("completion"), str | list):
+                raise UserError(f'{where}: a row is an object with a "completion"')
+            if "answer" not in row and "gold" not in row:
+                raise UserError(f'{where}: the row has no "answer", the gold to judge it by')
+            yield row
+
+
+def batches(rows: Iterator[dict]) -> Iterator[list[dict]]:
+    batch: list[dict] = []
+    for row in rows:
+        batch.append(row)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def as_columns(batch: list[dict]) -> dict[str, list]:
+    """The batch as a trainer would hand it over: a list a column."""
+    names = {name for row in batch for name in row} - {"completion", "answer", "rewards", "total"}
+    columns = {name: [row.get(name) for row in batch] for name in names}
+    columns["completions"] = [row["completion"] for row in batch]
+    columns["gold"] = [str(row.get("gold", row.get("answer"))) for row in batch]
+    columns.setdefault("working", [None] * len(batch))
+    columns.setdefault(
+        "completion_ids", [list(range(len(str(row["completion"])) // 3)) for row in batch]
+    )
+    return columns
+
+
+if __name__ == "__main__":
+    main()

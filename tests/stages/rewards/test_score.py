@@ -1,0 +1,62 @@
+"""`python -m stages.rewards score`, as a person or a pipe would use it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+ROWS = [
+    {"completion": "<think>1+1=2</think><answer>2</answer>", "answer": "2", "id": 7},
+    {"completion": "<answer>3</answer>", "answer": "2"},
+]
+
+
+def score(*arguments: str, rows: str | None = None) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "stages.rewards", "score", *arguments]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, input=rows, env=env, capture_output=True, text=True)
+
+
+@pytest.fixture
+def in_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def test_each_row_comes_back_in_order_with_its_rewards(in_root, tmp_path):
+    lines = "".join(json.dumps(row) + "\n" for row in ROWS)
+    (tmp_path / "rows.jsonl").write_text(lines)
+    done = score(str(tmp_path / "rows.jsonl"))
+    assert (done.returncode, done.stderr) == (0, "")
+    right, wrong = map(json.loads, done.stdout.splitlines())
+    assert right == {**ROWS[0], "rewards": {"correctness": 1.0, "format": 1.0}, "total": 1.0}
+    assert wrong == {**ROWS[1], "rewards": {"correctness": 0.0, "format": 0.0}, "total": 0.0}
+    assert score(rows=lines).stdout == done.stdout == score("-", rows=lines).stdout
+
+
+def test_named_rewards_and_what_cannot_be_judged(in_root):
+    row = {"completion": "<answer>Paris</answer>", "answer": "Paris"}
+    done = score("--rewards", "factual,closeness", rows=json.dumps(row))
+    assert json.loads(done.stdout)["rewards"] == {"factual": 1.0, "closeness": None}
+    assert json.loads(done.stdout)["total"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rows", "says"),
+    [
+        ([], "{", "stdin, line 1: not JSON"),
+        ([], '\n{"answer": "2"}', 'stdin, line 2: a row is an object with a "completion"'),
+        ([], '{"completion": "2"}', 'has no "answer"'),
+        (["nowhere.jsonl"], "", "nowhere.jsonl is no file"),
+        (["--rewards", "correctnes"], "", "no such reward as correctnes"),
+        (["--params", "nowhere.yaml"], "", "nowhere.yaml is missing"),
+    ],
+)
+def test_mistakes_are_one_line(in_root, arguments, rows, says):
+    done = score(*arguments, rows=rows)
+    assert done.returncode == 1 and done.stdout == ""
+    [line] = done.stderr.splitlines()
+    assert line.startswith("score: ") and says in line
