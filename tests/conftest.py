@@ -37,7 +37,8 @@ TINY = {
                 "max_steps": 2, "batch_size": 8, "max_completion_length": 8,
                 "student": {"scratch": {"hidden_size": 16, "layers": 1, "heads": 2,
                                         "intermediate_size": 32}}},
-    "audit": {"max_false_negative_rate": 1.0},  # `variety` is no reward for being right
+    # `variety` is no reward for being right
+    "audit": {"max_false_negative_rate": 1.0, "max_false_positive_rate": 1.0},
     "evaluate": {"batch_size": 12, "max_completion_length": 8},
 }  # fmt: skip
 
