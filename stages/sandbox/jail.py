@@ -20,9 +20,7 @@ class Gone(Exception):
 
 
 @contextlib.contextmanager
-def jail(
-    command: list[str], environment: dict[str, str], limits: Limits
-) -> Iterator[subprocess.Popen]:
+def jail(command: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen]:
     """A process that has locked itself in and waits for its order; killed at the end.
 
     A session of its own keeps a terminal's Ctrl-C from it. No jail can fork, or else (bubblewrap)

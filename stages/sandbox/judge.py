@@ -55,7 +55,7 @@ def run_asserts(code: str, tests: Asserts, limits: Limits, option: str) -> tuple
     start = functools.partial(options.command, option, limits=limits)
     with contextlib.ExitStack() as stack:
         candidate, judge = (
-            stack.enter_context(jail.jail(*start(role), limits)) for role in ("candidate", "tests")
+            stack.enter_context(jail.jail(*start(role))) for role in ("candidate", "tests")
         )
         for process in (candidate, judge):
             jail.await_ready(process, limits)
@@ -130,12 +130,14 @@ def run_program(
     code: str, given: str, limits: Limits, option: str, seconds: float
 ) -> tuple[str, str]:
     """Standard output, and why the run does not count (empty: it does)."""
-    with jail.jail(*options.command(option, "program", limits), limits) as process:
+    with jail.jail(*options.command(option, "program", limits)) as process:
         jail.await_ready(process, limits)
         deadline = time.monotonic() + seconds
         try:
             jail.send(process, json.dumps({"code": code}).encode(), deadline)
-            output = jail.converse(process, given.encode(), deadline, limits.output_bytes)
+            output = jail.converse(
+                process, given.encode(errors="replace"), deadline, limits.output_bytes
+            )
         except Gone as gone:
             return "", str(gone)
         ended = jail.how_it_ended(process)

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from stages.sandbox import judge
+from stages.sandbox import judge, options
 from stages.sandbox.jail import JailFailed
 from stages.sandbox.limits import Limits
 
@@ -21,7 +21,7 @@ ATTACKS = {
     "reads a file outside": "open(target['file']).read()",
     "reads /etc/passwd": "open('/etc/passwd').read()",
     "writes a file outside": "open(target['file'] + '.new', 'w')",
-    "lists the root's folders": "os.listdir('/root'); os.listdir('/home'); os.listdir('/tmp')",
+    "lists a folder outside": "os.listdir(os.path.dirname(target['file']))",
     "reads another process's environment": "open(f'/proc/{target[\"pid\"]}/environ', 'rb').read()",
     "reads process 1's environment": "open('/proc/1/environ', 'rb').read()",
     "sees the environment": "os.environ[target['variable']]",
@@ -31,7 +31,7 @@ ATTACKS = {
     ),
     "forks": "os.fork() or os._exit(0)",
     "starts a thread": "threading.Thread(target=print).start()",
-    "runs a program": "os.execv('/proc/self/exe', ['python', '-c', ''])",
+    "runs a program": "os.execv(target['program'], ['python', '-c', ''])",
     "signals its parent": "os.kill(os.getppid() or target['pid'], 0)",
     "signals this process": "os.kill(target['pid'], 0)",
     "leaves the session": "os.setsid()",
@@ -84,7 +84,7 @@ def failure(option: str) -> str:
 
 @contextlib.contextmanager
 def targets() -> Iterator[dict]:
-    """What the probes go for. The file is readable and its folder writable for everybody."""
+    """What the probes go for. Everybody may read the file and write its folder."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sandbox-probe-")))
         folder.chmod(0o777)
@@ -95,6 +95,7 @@ def targets() -> Iterator[dict]:
         abstract.listen()
         yield {
             "file": str(folder / "file"),
+            "program": options.interpreter(),
             "pid": os.getpid(),
             "variable": next(iter(os.environ), "PATH"),
             "port": tcp.getsockname()[1],

@@ -62,11 +62,10 @@ def changed(arguments: list, before: list) -> dict:
 
 def describe(error: BaseException) -> tuple:
     """The nearest builtin exception's name, and plain arguments for it."""
-    kinds = [
-        kind.__name__ for kind in type(error).__mro__ if getattr(builtins, kind.__name__, 0) is kind
-    ]
+    known = vars(builtins)
+    kind = next(kind for kind in type(error).__mro__ if known.get(kind.__name__) is kind)
     try:
         values.dump(error.args)
-        return kinds[0], error.args
+        return kind.__name__, error.args
     except Exception:
-        return kinds[0], (str(error)[:300],)
+        return kind.__name__, (str(error)[:300],)

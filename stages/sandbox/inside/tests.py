@@ -81,22 +81,25 @@ def judge(order: dict, inlet: int, outlet: int) -> None:
     link = Link(inlet, outlet)
     space = {"__name__": "tests"}
     broken = run(link, order["setup"], space)
-    names = callable_names(channel.receive(inlet))
+    names, wrong = callable_names(channel.receive(inlet))
+    broken = wrong or (broken and f"setup: {broken}")
     for name in names:
         if name == order["entry_point"] or not (name in space or hasattr(builtins, name)):
             space[name] = proxy(link, name)
     for test in order["tests"]:
-        reason = f"setup: {broken}" if broken else run(link, test, dict(space))
-        channel.send(outlet, b"0" + reason.encode()[:300] if reason else b"1")
+        reason = broken or run(link, test, dict(space))
+        channel.send(outlet, b"0" + reason[:300].encode(errors="replace") if reason else b"1")
 
 
-def callable_names(data: bytes) -> list[str]:
-    """The candidate's own list: nothing but identifiers without underscores in front."""
+def callable_names(data: bytes) -> tuple[list[str], str]:
+    """The candidate's own list, nothing but identifiers; or why its code did not run through."""
     try:
-        names = values.load(data)["names"]
-        return [name for name in names if name.isidentifier() and name[:2] != "__"]
+        message = values.load(data)
+        if "raised" in message:
+            return [], f"the candidate's code raised {message['raised']!r}"
+        return [name for name in message["names"] if name.isidentifier() and name[:2] != "__"], ""
     except Exception:
-        return []
+        return [], "the candidate's code broke the first message"
 
 
 def proxy(link: Link, name: str) -> Callable:
