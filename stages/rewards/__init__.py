@@ -16,7 +16,7 @@ import yaml
 from stages.answers.format import Format
 from stages.core.errors import UserError
 from stages.core.params import Reward
-from stages.rewards import cookbook, correctness, format, process, shaping
+from stages.rewards import code, cookbook, correctness, format, process, shaping
 from stages.rewards.combine import clipped, combined
 
 OWN = {
@@ -26,6 +26,7 @@ OWN = {
         correctness.closeness,
         correctness.factual,
         correctness.choice,
+        code.unit_tests,
         format.format,
         process.steps,
         process.equations_hold,
@@ -41,7 +42,7 @@ OWN = {
     )
 }
 COLUMNS = ("prompts", "completions", "completion_ids", "gold", "question", "working", "aliases",
-           "options", "fmt")  # fmt: skip
+           "options", "tests", "fmt")  # fmt: skip
 
 
 def load(rewards: dict[str, Reward], fmt: Format) -> tuple[list[Callable], list[float]]:
