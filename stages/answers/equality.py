@@ -1,44 +1,80 @@
-"""Deciding whether two answers are equal: normalised text, then exact rational numbers."""
+r"""Deciding whether two answers are equal: text, then exact numbers, then algebra in a worker.
 
-import re
-from fractions import Fraction
+Never by rounding, and never by running anything a model wrote.
+"""
 
-MAX_LENGTH = 200  # a longer answer is no short answer; it also bounds the work on hostile text
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Literal
 
-# ASCII digits only: int() would also take other scripts' digits, underscores and signs.
-_NUMBER = re.compile(r"[+-]?(\d{1,3}(,\d{3})+|\d+)?(\.\d+)?", re.ASCII)
-_RATIO = re.compile(r"([+-]?\d+)/(\d+)", re.ASCII)
+from stages.answers import choices, compare, worker
+from stages.answers.latex import MAX_LENGTH, tidy, too_deep
+from stages.answers.number import number
 
-
-def normalise(answer: str) -> str:
-    """Whitespace folded, a currency sign, a closing full stop and `$…$` taken off."""
-    text = " ".join(answer.split()).strip("$").strip()
-    return text.removesuffix(".").strip()
+Percent = Literal["unit", "value", "either"]
 
 
-def number(answer: str) -> Fraction | None:
-    """The exact value of an integer, decimal (thousands in commas) or ratio; None otherwise.
+def equal(
+    gold: str,
+    answer: str | None,
+    percent: Percent = "unit",
+    options: Sequence[str] | None = None,
+) -> bool:
+    r"""Does the answer equal the gold?
 
-    >>> number("1,080"), number("-2.50"), number("3/4"), number("4 apples")
-    (Fraction(1080, 1), Fraction(-5, 2), Fraction(3, 4), None)
+    Args:
+        gold: the right answer. Where it states a unit, an answer with another unit is wrong; an
+            answer without one, or with one where the gold has none, is judged by its amount.
+        answer: what a model gave, or None for nothing.
+        percent: what a percent sign is. "unit": a unit like others, so that 50% is 50 and not 0.5;
+            "value": a hundredth, so that 50% is 0.5 and not 50; "either": both are right.
+        options: the texts of a multiple-choice question's options, in order; then the letter, the
+            letter with its text, or the text alone will do.
+
+    Not equal to one value: a list, alternatives (`5 or 6`, `5\pm0`), a chain (`6=5`), a rounded
+    value (24999 for 25000, .333 for 1/3), the same digits in another base.
+
+    >>> equal("1080", "$1,080.00"), equal("5", "x = 5"), equal("1/3", "0.333"), equal("5", "5 or 6")
+    (True, True, False, False)
+    >>> equal("B", "(b) 22", options=["21", "22"]), equal("50", "50%"), equal("50", "50%", "value")
+    (True, True, False)
     """
-    text = normalise(answer).replace("-$", "-")
-    if len(text) > MAX_LENGTH:
-        return None
-    if ratio := _RATIO.fullmatch(text):
-        numerator, denominator = int(ratio[1]), int(ratio[2])
-        return Fraction(numerator, denominator) if denominator else None
-    match = _NUMBER.fullmatch(text)
-    if not match or not (match[1] or match[3]):
-        return None
-    return Fraction(text.replace(",", ""))
-
-
-def equal(gold: str, answer: str | None) -> bool:
-    """Does the answer equal the gold? As text, or exactly as a number; never by rounding."""
-    if answer is None or len(answer) > MAX_LENGTH:
+    if answer is None or max(len(gold), len(answer)) > MAX_LENGTH:
         return False
-    if normalise(gold) == normalise(answer):
+    if options:
+        return same_option(gold, answer, percent, options)
+    return same(gold, answer, percent)
+
+
+def same_option(gold: str, answer: str, percent: Percent, options: Sequence[str]) -> bool:
+    """Do both mean the same option? An answer that means none is compared as it stands."""
+
+    def meant(text: str) -> int | None:
+        plain = compare._TEXT.sub(r"\1", tidy(text))
+        return choices.resolved(plain, options, lambda one, other: same(one, other, percent))
+
+    right = meant(gold)
+    return same(gold, answer, percent) if right is None else right == meant(answer)
+
+
+@lru_cache(maxsize=65_536)
+def same(gold: str, answer: str, percent: Percent) -> bool:
+    """The same for one pair without options; kept, since golds and answers recur in training."""
+    gold, answer = tidy(gold), tidy(answer)
+    if not gold or not answer:
+        return False
+    if gold == answer:
         return True
-    gold_value = number(gold)
-    return gold_value is not None and gold_value == number(answer)
+    value, other = number(gold), number(answer)
+    if value is not None and other is not None:
+        return value == other
+    if too_deep(gold) or too_deep(answer):
+        return False
+    try:
+        return compare.same(gold, answer, percent, undecided)
+    except compare.Undecided:
+        return worker.same(gold, answer, percent)
+
+
+def undecided(kind: str, gold: str, answer: str) -> bool:
+    raise compare.Undecided
