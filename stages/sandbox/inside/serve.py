@@ -14,6 +14,7 @@ def run_program(code: str) -> None:
     """A whole program: its stdin and stdout are the pipes themselves."""
     nowhere = os.open("/dev/null", os.O_WRONLY)
     os.dup2(nowhere, 2)
+    os.close(nowhere)
     execute(code, "__main__")
 
 
