@@ -32,11 +32,11 @@ def sets(found: list[str]) -> dict[str, list[Pair]]:
 
 
 def restyled(gold: str) -> str:
-    """The same value in another style: commas for an integer, another fraction command, spaces."""
+    """The same value in another style: commas, other fraction and bracket commands."""
     if re.fullmatch(r"-?[\d,]+", gold) and not re.search(r",\d{1,2}(,|$)", gold):
         value = int(gold.replace(",", ""))
         return f"{value}.00" if "," in gold or abs(value) < 1000 else f"{value:,}"
-    return gold.replace(r"\frac", r"\dfrac").replace("(", r"\left(").replace(")", r"\right)") + "."
+    return gold.replace(r"\frac", r"\dfrac").replace("(", r"\left(").replace(")", r"\right)")
 
 
 def missed(gold: str) -> str | None:
