@@ -82,7 +82,7 @@ def unboxed(answer: str) -> str:
     >>> unboxed(r"$\boxed{5}$"), unboxed(r"\boxed{5} or \boxed{6}")
     ('5', '\\boxed{5} or \\boxed{6}')
     """
-    bare = answer[: MAX_ANSWER + 10].strip().strip("$").strip()
+    bare = answer[: MAX_ANSWER + 10].strip().removesuffix(".").strip("$ ")
     mark = _BOX.match(bare)
     if not mark or len(_BOX.findall(bare)) != 1:
         return answer

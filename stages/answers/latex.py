@@ -33,6 +33,7 @@ _REPLACED = [
         (r"\\(?:dfrac|tfrac|cfrac)(?![a-zA-Z])", r"\\frac"),
         (r"\\(?:mbox|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|hbox|operatorname)"
          r"(?=\s*\{)", r"\\text"),
+        (r"\\text\s?\{([-+\d.,/ ]+)\}", r"\1"),
         (r"\\leqslant(?![a-zA-Z])|\\leq(?![a-zA-Z])|<=", r"\\le "),
         (r"\\geqslant(?![a-zA-Z])|\\geq(?![a-zA-Z])|>=", r"\\ge "),
         (r"\\lt(?![a-zA-Z])", "<"),
@@ -84,7 +85,12 @@ def bare(text: str) -> str:
         for start, end in _MATHS:
             inner = text[len(start) : -len(end)]
             whole = len(text) > len(start) + len(end) and text.startswith(start)
-            if whole and text.endswith(end) and start not in inner and inner[-1:] != "\\":
+            if (
+                whole
+                and text.endswith(end)
+                and start not in inner.replace(r"\$", "")
+                and inner[-1:] != "\\"
+            ):
                 text = inner
     return text
 

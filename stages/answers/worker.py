@@ -50,7 +50,7 @@ def same(gold: str, answer: str, percent: str) -> bool:
 
 
 def _asked(question: tuple[str, str, str]) -> bool:
-    """The worker's verdict; one more try if it died idle, which says nothing of the question."""
+    """The worker's verdict; one more try if it died, perhaps idle: that says nothing."""
     _counts["asked"] += 1
     for _ in range(2):
         process = _started()
@@ -63,6 +63,8 @@ def _asked(question: tuple[str, str, str]) -> bool:
         if line in (b"true", b"false"):
             return line == b"true"
         stop()
+        if line == b"":
+            continue
         _counts["timed_out" if line is None else "crashed"] += 1
         return False
     _counts["crashed"] += 1
