@@ -36,7 +36,8 @@ ATTACKS = {
     "signals this process": "os.kill(target['pid'], 0)",
     "leaves the session": "os.setsid()",
     "leaves the process group": "os.setpgid(0, 0)",
-    "traces this process": "system(101, 16, target['pid'], 0, 0)",
+    # PTRACE_SEIZE: should it get through, PTRACE_ATTACH would stop the training process
+    "traces this process": "system(101, 0x4206, target['pid'], 0, 0)",
     "reads this process's memory": "system(310, target['pid'], 0, 0, 0, 0, 0)",
     "makes a user namespace": "system(272, 0x10000000)",
     "sets up io_uring": "system(425, 1, bytes(120))",

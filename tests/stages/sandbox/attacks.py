@@ -100,7 +100,7 @@ if not os.fork():
     "signalling the group": "os.killpg(0, 0)",
     "signalling by pidfd": "os.pidfd_open(target['pid'])",
     "signals by F_SETOWN": "import fcntl; fcntl.fcntl(0, fcntl.F_SETOWN, target['pid'])",
-    "ptrace of the parent": "system(101, 16, target['pid'], 0, 0)",
+    "ptrace of the parent": "system(101, 0x4206, target['pid'], 0, 0)",
     "process_vm_readv of the parent": """
 place = ctypes.create_string_buffer(8)
 vector = (ctypes.c_size_t * 2)(ctypes.addressof(place), 8)
