@@ -17,6 +17,8 @@ from stages.core.errors import UserError
 from stages.core.files import read_rows, write_json
 from stages.core.params import Params
 from stages.core.stage import Run, log
+from stages.rewards.combine import one
+from stages.rewards.text import stand_in_ids
 
 ROWS, OUT = Path("data/grpo.jsonl"), Path("data/audit.json")
 NAMED = 10  # rows at fault that are named
@@ -29,16 +31,14 @@ def body(params: Params, run: Run) -> dict:
     fmt = params.format.tags
     functions, weights = rewards.load(params.grpo.rewards, fmt)
     rows = list(read_rows(ROWS))
-    began, judged = time.monotonic(), 0
-    verdicts: dict[str, list[Scores]] = {}
+    began = time.monotonic()
+    verdicts = {}
     for probe, make in PROBES.items():
-        wanted = [(row, made) for row in rows if (made := make(row, fmt)) is not None]
-        verdicts[probe] = judge(functions, wanted)
-        judged += len(wanted)
+        verdicts[probe] = judge(functions, rows, [make(row, fmt) for row in rows])
         run.progress.update(len(verdicts), len(PROBES), probe)
     seconds = time.monotonic() - began
 
-    found = faults(verdicts, weights, rows, fmt)
+    found = faults(verdicts, weights, rows)
     found["disagreement"] = disagreement(verdicts, [f.__name__ for f in functions])
     write_json(OUT, found)
     run.artifact(OUT)
@@ -48,7 +48,7 @@ def body(params: Params, run: Run) -> dict:
     return {
         "false_negative_rate": found["false_negative_rate"],
         "false_positive_rate": found["false_positive_rate"],
-        "completions_per_second": round(judged / max(seconds, 1e-9)),
+        "completions_per_second": round((found["golds"] + found["probes"]) / seconds),
     }
 
 
@@ -99,56 +99,53 @@ PROBES: dict[str, Callable[[dict, Format], str | None]] = {
 }
 
 
-def judge(functions: list[Callable], wanted: list[tuple[dict, str]]) -> list[Scores]:
-    """The score of each function for each completion; a list per completion."""
-    if not wanted:
-        return []
-    rows = [row for row, _ in wanted]
-    columns = {name: [row.get(name) for row in rows] for name in rows[0]}
-    completions = [[{"role": "assistant", "content": made}] for _, made in wanted]
-    ids = [list(range(len(made) // 3)) for _, made in wanted]  # about as long as in tokens
-    prompts = columns.pop("prompt")
-    scores = [f(completions=completions, completion_ids=ids, prompts=prompts, **columns)
-              for f in functions]  # fmt: skip
-    return [list(sample) for sample in zip(*scores, strict=True)]
-
-
-def total(scores: Scores, weights: list[float]) -> float | None:
-    """The weighted sum, as in training; None where nothing could be judged."""
-    known = [s * w for s, w in zip(scores, weights, strict=True) if s is not None]
-    return sum(known) if known else None
+def judge(
+    functions: list[Callable], rows: list[dict], completions: list[str | None]
+) -> list[Scores | None]:
+    """The score of each function for each row's completion; None where a row has none."""
+    at = [i for i, made in enumerate(completions) if made is not None]
+    verdicts: list[Scores | None] = [None] * len(rows)
+    if not at:
+        return verdicts
+    columns = {name: [rows[i].get(name) for i in at] for name in rows[0]}
+    columns["prompts"] = columns.pop("prompt")
+    columns["completions"] = [[{"role": "assistant", "content": completions[i]}] for i in at]
+    columns["completion_ids"] = [stand_in_ids(completions[i]) for i in at]
+    scores = [function(**columns) for function in functions]
+    for i, sample in zip(at, zip(*scores, strict=True), strict=True):
+        verdicts[i] = list(sample)
+    return verdicts
 
 
 def faults(
-    verdicts: dict[str, list[Scores]], weights: list[float], rows: list[dict], fmt: Format
+    verdicts: dict[str, list[Scores | None]], weights: list[float], rows: list[dict]
 ) -> dict:
     """Rates and the first rows at fault.
 
     A false negative is a right completion that earns less than the best right one; a false positive
     is a probe that earns at least what the right completion of its row does.
     """
-    totals = {name: [total(s, weights) for s in scores] for name, scores in verdicts.items()}
-    full = max((t for t in totals["right"] if t is not None), default=0.0)
-    low = [i for i, t in enumerate(totals["right"]) if t is None or t < full - CLOSE]
-    high, probes = [], 0
-    for name, scores in totals.items():
-        if name == "right":
-            continue
-        asked = [i for i, row in enumerate(rows) if PROBES[name](row, fmt) is not None]
-        probes += len(asked)
-        best = [totals["right"][i] for i in asked]
-        high += [(name, i) for i, t, b in zip(asked, scores, best, strict=True)
-                 if t is not None and b is not None and t >= b - CLOSE]  # fmt: skip
+    totals = {
+        name: [None if scores is None else one("sum", scores, weights) for scores in samples]
+        for name, samples in verdicts.items()
+    }
+    best = totals.pop("right")
+    full = max((t for t in best if t is not None), default=0.0)
+    low = [i for i, t in enumerate(best) if t is None or t < full - CLOSE]
+    high = [(name, i) for name, probed in totals.items()
+            for i, (t, b) in enumerate(zip(probed, best, strict=True))
+            if t is not None and b is not None and t >= b - CLOSE]  # fmt: skip
+    probes = sum(s is not None for name in totals for s in verdicts[name])
     return {
         "golds": len(rows),
         "full_score": full,
         "false_negatives": len(low),
         "false_negative_rate": len(low) / max(len(rows), 1),
-        "false_negative_rows": [named(rows[i], i, totals["right"][i]) for i in low[:NAMED]],
+        "false_negative_rows": [named(rows[i], i, best[i]) for i in low[:NAMED]],
         "probes": probes,
         "false_positives": len(high),
         "false_positive_rate": len(high) / max(probes, 1),
-        "false_positive_rows": [{"probe": name, **named(rows[i], i, None)}
+        "false_positive_rows": [{"probe": name, **named(rows[i], i, totals[name][i])}
                                 for name, i in high[:NAMED]],
     }  # fmt: skip
 
@@ -158,9 +155,9 @@ def named(row: dict, index: int, score: float | None) -> dict:
             "score": score}  # fmt: skip
 
 
-def disagreement(verdicts: dict[str, list[Scores]], names: list[str]) -> dict[str, float]:
+def disagreement(verdicts: dict[str, list[Scores | None]], names: list[str]) -> dict[str, float]:
     """For each two rewards, the share of completions that just one of them gives half its best."""
-    samples = [scores for probe in verdicts.values() for scores in probe]
+    samples = [scores for probe in verdicts.values() for scores in probe if scores]
     best = [max((s[i] for s in samples if s[i] is not None), default=0) for i in range(len(names))]
     shares = {}
     for i, j in itertools.combinations(range(len(names)), 2):

@@ -17,7 +17,7 @@ MAX_PARTS = 32  # of a list, set or matrix: an unordered comparison takes their 
 Decide = Callable[[str, str, str], bool]
 
 _WORDS = re.compile(r"[A-Za-z][A-Za-z ,.'()-]*")
-_TEXT = re.compile(r"\\text\s?\{([^{}]*)\}")
+TEXT = re.compile(r"\\text\s?\{([^{}]*)\}")
 _LETTER = re.compile(r"\(?([A-Z])[).:]?")
 _BASED = re.compile(r"([0-9A-Fa-f]+)_(?:\{(\d{1,2})\}|(\d{1,2}))", re.ASCII)
 _REMAINDER = re.compile(r"\\[pb]?mod(?![a-zA-Z])|\\equiv|(?<![a-zA-Z])mod(?![a-zA-Z])")
@@ -217,7 +217,7 @@ def based(text: str) -> tuple[str, int] | None:
 
 def letter(text: str) -> str | None:
     r"""The capital letter of a choice: `C`, `(C)`, `C.`, `\text{(C)}`; None for anything else."""
-    match = _LETTER.fullmatch(_TEXT.sub(r"\1", text).strip())
+    match = _LETTER.fullmatch(TEXT.sub(r"\1", text).strip())
     return match[1] if match else None
 
 
@@ -229,7 +229,7 @@ def wording(text: str) -> str | None:
     >>> wording(r"\text{Evelyn}"), wording("East"), wording("p - q"), wording("abc")
     ('evelyn', 'east', None, None)
     """
-    plain = _TEXT.sub(r"\1", text).strip() if r"\text" in text else text
+    plain = TEXT.sub(r"\1", text).strip() if r"\text" in text else text
     if not _WORDS.fullmatch(plain):
         return _text_or_none(plain)
     if plain == text and not _WORD.search(text) and text.casefold() not in ("yes", "no"):

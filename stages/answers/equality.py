@@ -50,7 +50,7 @@ def same_option(gold: str, answer: str, percent: Percent, options: Sequence[str]
     """Do both mean the same option? An answer that means none is compared as it stands."""
 
     def meant(text: str) -> int | None:
-        plain = compare._TEXT.sub(r"\1", tidy(text))
+        plain = compare.TEXT.sub(r"\1", tidy(text))
         return choices.resolved(plain, options, lambda one, other: same(one, other, percent))
 
     right = meant(gold)

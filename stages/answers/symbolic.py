@@ -7,6 +7,7 @@ parser (latex2sympy2_extended) alone; a model's text never reaches `eval`, `symp
 
 import json
 import os
+import re
 import resource
 import select
 import signal
@@ -47,8 +48,6 @@ def explicit(latex: str) -> str:
     >>> explicit(r"2\frac{1}{3}"), explicit("3(4)"), explicit("(a)(b)")
     ('(2+\\frac{1}{3})', '3\\cdot (4)', '(a)\\cdot (b)')
     """
-    import re
-
     latex = re.sub(r"(?<![\d.])(\d+)(\\frac\{\d+\}\{\d+\})(?!\^)", r"(\1+\2)", latex)
     return re.sub(r"(?<=[\d)])\(", r"\\cdot (", latex)
 
@@ -113,8 +112,9 @@ def decide(kind: str, gold: str, answer: str) -> bool:
 
 
 def limit() -> None:
-    """Memory, core files, threads' stacks; and an end should the parent be killed meanwhile."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    """Memory (on Linux: elsewhere the kernel refuses that limit), core files, recursion."""
+    if sys.platform == "linux":
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sys.setrecursionlimit(5_000)
 

@@ -6,6 +6,7 @@ needs the main thread, is never used here. Verdicts are kept, so that no pair co
 
 import atexit
 import json
+import logging
 import os
 import select
 import subprocess
@@ -16,6 +17,8 @@ from collections import Counter
 from pathlib import Path
 
 from stages.answers import symbolic
+
+log = logging.getLogger("stages")
 
 LIMIT = 1.5  # seconds of wall clock for one question
 START = 60.0  # seconds for the process to start and import sympy, on a busy machine
@@ -103,6 +106,10 @@ def _started() -> subprocess.Popen:
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
         env=environment, start_new_session=True,
     )  # fmt: skip
+    if sys.platform != "linux" and not _counts["started"]:
+        log.warning("no memory limit for the symbolic comparison on %s, only a time limit",
+                    sys.platform)  # fmt: skip
+    _counts["started"] += 1
     if _line(_process, START) != b"ready":
         stop()
         raise RuntimeError(

@@ -19,6 +19,8 @@ from stages import rewards
 from stages.core import params as parameters
 from stages.core.errors import UserError
 from stages.core.params import Params, Reward
+from stages.rewards.combine import one
+from stages.rewards.text import stand_in_ids, text
 
 BATCH = 256  # rows judged at once; a pipe sees its answers before its end
 
@@ -53,11 +55,10 @@ def score(source: str, params_file: Path, names: str | None) -> None:
         columns = as_columns(batch)
         scores = [function(**columns) for function in functions]
         for row, sample in zip(batch, zip(*scores, strict=True), strict=True):
-            known = [w * s for w, s in zip(weights, sample, strict=True) if s is not None]
             judged = {
                 **row,
                 "rewards": dict(zip(specs, sample, strict=True)),
-                "total": sum(known) if known else None,
+                "total": one("sum", list(sample), weights),
             }
             print(json.dumps(judged, ensure_ascii=False))
         sys.stdout.flush()
@@ -113,9 +114,8 @@ def as_columns(batch: list[dict]) -> dict[str, list]:
     columns["completions"] = [row["completion"] for row in batch]
     columns["gold"] = [str(row.get("gold", row.get("answer"))) for row in batch]
     columns.setdefault("working", [None] * len(batch))
-    columns.setdefault(
-        "completion_ids", [list(range(len(str(row["completion"])) // 3)) for row in batch]
-    )
+    ids = [stand_in_ids(text(row["completion"])) for row in batch]
+    columns.setdefault("completion_ids", ids)
     return columns
 
 

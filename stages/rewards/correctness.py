@@ -1,9 +1,9 @@
 """Is the final answer right? All these stand on the verdict that evaluation uses, too."""
 
-import re
+import string
 import unicodedata
 
-from stages.answers.equality import number
+from stages.answers.equality import equal, number
 from stages.answers.format import Format
 from stages.answers.grade import grade
 from stages.rewards.text import numbers, text
@@ -94,7 +94,7 @@ def factual(
 ) -> list[float]:
     """1.0 where the answer is the gold or one of its aliases, else 0.0.
 
-    Case, accents, punctuation, articles and spacing apart, as SQuAD's evaluation script has it.
+    Case, punctuation, articles and spacing apart, as in SQuAD's evaluation script; accents, too.
 
     Args:
         completions: one per sample.
@@ -129,35 +129,11 @@ def choice(
 ) -> list[float]:
     """1.0 where the answer is the gold's letter, alone or with exactly that option's text.
 
-    `B`, `(b)`, `B.` and, where the column `options` gives the texts in order (A first), `B) Paris`
-    or `Paris`. A letter with another option's text is wrong: it is two answers.
+    The verifier's verdict on choices: `B`, `(b)`, `B.` and, where the column `options` gives the
+    texts in order (A first), `B) Paris` or `Paris`. A letter with another option's text is wrong.
     """
     known = options or [None] * len(gold)
     return [
-        float(chosen(fmt.answer(text(c)), o or []) == letter(g))
+        float(equal(g, fmt.answer(text(c)), options=o or string.ascii_uppercase))
         for c, g, o in zip(completions, gold, known, strict=True)
     ]
-
-
-_LETTER = re.compile(r"\W{0,3}([A-Za-z])(?:\W+(.*))?\W*", re.DOTALL)
-
-
-def letter(gold: str) -> str:
-    found = _LETTER.fullmatch(gold.strip()[:500])
-    return found[1].upper() if found else gold.strip()
-
-
-def chosen(answer: str | None, options: list[str]) -> str | None:
-    """The letter that an answer chooses; None where it chooses none, or two."""
-    if not answer or len(answer) > 500:
-        return None
-    texts = [plain(re.sub(r"^\W*[A-Za-z]\W+", "", option)) for option in options]
-    if plain(answer) in texts:
-        return chr(ord("A") + texts.index(plain(answer)))
-    found = _LETTER.fullmatch(answer.strip())
-    if not found:
-        return None
-    name, rest = found[1].upper(), plain(found[2] or "")
-    at = ord(name) - ord("A")
-    agrees = not rest or (at < len(texts) and rest == texts[at])
-    return name if agrees else None

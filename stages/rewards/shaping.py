@@ -13,7 +13,7 @@ def overlong(
 ) -> list[float]:
     """0.0 up to `limit - buffer` tokens, then in a line to -1.0 at `limit` and beyond.
 
-    DAPO's soft overlong punishment (https://arxiv.org/abs/2503.14476, equation 13).
+    DAPO's soft overlong punishment (https://arxiv.org/abs/2503.14476).
     """
 
     def score(length: int) -> float:
@@ -29,7 +29,7 @@ def length_cosine(
     """Right answers earn more when short, wrong ones lose less when long.
 
     A half cosine over 0 to `limit` tokens between the two values of each pair, for no token and for
-    `limit` tokens (https://arxiv.org/abs/2502.03373, section 4.1).
+    `limit` tokens (https://arxiv.org/abs/2502.03373).
     """
 
     def score(content: str, length: int, truth: str) -> float:
@@ -46,7 +46,7 @@ def length_cosine(
 def repetition(completions: list, words: int = 3, most: float = 1.0, **_) -> list[float]:
     """0.0 where no run of `words` words occurs twice, down to `-most` where all are the same.
 
-    `-most * (1 - distinct runs / runs)` (https://arxiv.org/abs/2502.03373, appendix).
+    `-most * (1 - distinct runs / runs)` (https://arxiv.org/abs/2502.03373).
     """
 
     def score(content: str) -> float:

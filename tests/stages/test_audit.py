@@ -19,11 +19,9 @@ ROWS = [
 
 def faults(rows=ROWS, **specs):
     functions, weights = rewards.load({n: Reward(**s) for n, s in specs.items()}, FMT)
-    verdicts = {}
-    for name, probe in audit.PROBES.items():
-        wanted = [(row, made) for row in rows if (made := probe(row, FMT)) is not None]
-        verdicts[name] = audit.judge(functions, wanted)
-    return audit.faults(verdicts, weights, rows, FMT)
+    verdicts = {name: audit.judge(functions, rows, [make(row, FMT) for row in rows])
+                for name, make in audit.PROBES.items()}  # fmt: skip
+    return audit.faults(verdicts, weights, rows)
 
 
 def test_correctness_pays_every_gold_and_no_probe():
