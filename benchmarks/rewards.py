@@ -50,10 +50,10 @@ def missed(gold: str) -> str | None:
 
 def ours() -> Callable[[str, str], bool]:
     from stages.answers.format import Format
-    from stages.answers.grade import grade
+    from stages.core.grade import grade
 
     fmt = Format(answer_open="", answer_close="")
-    return lambda gold, text: grade(text, gold, fmt).correct
+    return lambda gold, text: grade(text, {"gold": gold}, fmt).correct
 
 
 def trl() -> Callable[[str, str], bool]:

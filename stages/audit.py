@@ -5,13 +5,14 @@ full score and several that must not. Above the thresholds in params.yaml traini
 """
 
 import itertools
+import string
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from stages import rewards
 from stages.answers.equality import number
-from stages.answers.format import Format
+from stages.answers.format import BOX, Format
 from stages.core import stage
 from stages.core.errors import UserError
 from stages.core.files import read_rows, write_json
@@ -52,16 +53,25 @@ def body(params: Params, run: Run) -> dict:
     }
 
 
-def right(row: dict, fmt: Format) -> str:
+def right(row: dict, fmt: Format) -> str | None:
+    """None for a programming problem without a reference solution."""
+    if not row["gold"]:
+        return None
     return fmt.render(row["gold"], row.get("working") or f"The answer is {row['gold']}.")
 
 
 def wrong_value(row: dict) -> str:
+    if row.get("options"):
+        return "B" if row["gold"] == "A" else "A"
     value = number(row["gold"])
     return "not " + row["gold"] if value is None else str(value + 7)
 
 
-def every_number(row: dict, fmt: Format) -> str | None:
+def every_answer(row: dict, fmt: Format) -> str | None:
+    """Every option's letter, or every whole number around the gold."""
+    if row.get("options"):
+        letters = string.ascii_uppercase[: len(row["options"])]
+        return fmt.render(", ".join(letters), "It is one of these.")
     value = number(row["gold"])
     if value is None or value.denominator != 1:
         return None
@@ -77,7 +87,10 @@ def other_unit(row: dict, fmt: Format) -> str | None:
     return fmt.render(f"{amount} {'kg' if unit != 'kg' else 'cm'}", "Weighed.")
 
 
-def two_answers(row: dict, fmt: Format) -> str:
+def two_answers(row: dict, fmt: Format) -> str | None:
+    """Not where the last one counts: it is wrong, which the probe before this one asks."""
+    if not row["gold"] or not fmt.answer_open or fmt.answer_open == BOX:
+        return None
     return right(row, fmt) + fmt.render(wrong_value(row))
 
 
@@ -88,7 +101,7 @@ PROBES: dict[str, Callable[[dict, Format], str | None]] = {
     "empty": lambda row, fmt: "",
     "only tags": lambda row, fmt: fmt.render("", ""),
     "tags repeated": lambda row, fmt: fmt.render("", "") * 3,
-    "every number": every_number,
+    "every answer": every_answer,
     "question echoed": lambda row, fmt: fmt.render(row["question"], row["question"]),
     "gold only in the thinking": lambda row, fmt: fmt.render(wrong_value(row), row["gold"]),
     "two answers": two_answers,
@@ -122,25 +135,30 @@ def faults(
 ) -> dict:
     """Rates and the first rows at fault.
 
-    A false negative is a right completion that earns less than the best right one; a false positive
-    is a probe that earns at least what the right completion of its row does.
+    A false negative is a right completion that earns less than the best right one of its task; a
+    false positive is a probe that earns at least what the right completion of its row does.
     """
     totals = {
         name: [None if scores is None else one("sum", scores, weights) for scores in samples]
         for name, samples in verdicts.items()
     }
+    probed = [scores is not None for scores in verdicts["right"]]
     best = totals.pop("right")
-    full = max((t for t in best if t is not None), default=0.0)
-    low = [i for i, t in enumerate(best) if t is None or t < full - CLOSE]
-    high = [(name, i) for name, probed in totals.items()
-            for i, (t, b) in enumerate(zip(probed, best, strict=True))
+    full = full_scores(best, rows)
+    low = [
+        i
+        for i, t in enumerate(best)
+        if probed[i] and (t is None or t < full[rows[i].get("task")] - CLOSE)
+    ]
+    high = [(name, i) for name, samples in totals.items()
+            for i, (t, b) in enumerate(zip(samples, best, strict=True))
             if t is not None and b is not None and t >= b - CLOSE]  # fmt: skip
     probes = sum(s is not None for name in totals for s in verdicts[name])
     return {
-        "golds": len(rows),
-        "full_score": full,
+        "golds": sum(probed),
+        "full_score": max(full.values(), default=0.0),
         "false_negatives": len(low),
-        "false_negative_rate": len(low) / max(len(rows), 1),
+        "false_negative_rate": len(low) / max(sum(probed), 1),
         "false_negative_rows": [named(rows[i], i, best[i]) for i in low[:NAMED]],
         "probes": probes,
         "false_positives": len(high),
@@ -148,6 +166,15 @@ def faults(
         "false_positive_rows": [{"probe": name, **named(rows[i], i, totals[name][i])}
                                 for name, i in high[:NAMED]],
     }  # fmt: skip
+
+
+def full_scores(best: list[float | None], rows: list[dict]) -> dict[str | None, float]:
+    """Task -> the most that a right completion of it earns."""
+    full: dict[str | None, float] = {}
+    for row, total in zip(rows, best, strict=True):
+        if total is not None:
+            full[row.get("task")] = max(full.get(row.get("task"), total), total)
+    return full
 
 
 def named(row: dict, index: int, score: float | None) -> dict:

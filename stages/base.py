@@ -9,13 +9,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stages import tasks
 from stages.core import stage
 from stages.core.errors import UserError
 from stages.core.files import replacing, sha256
 from stages.core.models import MANIFEST, check_folder, from_scratch, parameters, save_model
 from stages.core.params import Base, Params, is_local
 from stages.core.stage import Run
-from stages.tasks import arithmetic
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -57,7 +57,7 @@ def make_tokenizer(params: Params) -> "PreTrainedTokenizerFast":
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(arithmetic.corpus(params.seed, 4000), trainer)
+    tokenizer.train_from_iterator(tasks.corpus(params.task.name, params.seed, 4000), trainer)
     tokenizer.add_tokens(tags)
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|im_end|>"

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.answers.grade import grade
 from stages.core import stage
 from stages.core.errors import UserError
 from stages.core.files import read_rows, write_rows
+from stages.core.grade import grades
 from stages.core.params import Distill, Params
 from stages.core.stage import Run
 
@@ -33,7 +33,7 @@ def body(params: Params, run: Run) -> dict:
     rows = [*read_rows(DEMONSTRATIONS), *read_rows(POOL)]
     chosen = random.Random(params.seed).sample(rows, min(distill.num_samples, len(rows)))
     teacher_tokenizer = models.load_tokenizer(TEACHER)
-    samples = list(verified(sampled(chosen, teacher_tokenizer, params, run), params))
+    samples = verified(list(sampled(chosen, teacher_tokenizer, params, run)), params)
     write_rows(SAMPLES, samples)
     run.artifact(SAMPLES)
     kept = distinct([sample for sample in samples if sample["correct"]])
@@ -98,15 +98,18 @@ def complete(
     return [texts[i : i + n] for i in range(0, len(texts), n)]
 
 
-def verified(pairs: Iterator[tuple[dict, str]], params: Params) -> Iterator[dict]:
-    for row, completion in pairs:
-        correct = grade(completion, row["gold"], params.format.tags).correct
-        yield {
+def verified(pairs: list[tuple[dict, str]], params: Params) -> list[dict]:
+    rows, completions = zip(*pairs, strict=True)
+    verdicts = grades(completions, rows, params.format.tags)
+    return [
+        {
             "prompt": row["prompt"],
             "gold": row["gold"],
             "completion": [{"role": "assistant", "content": completion}],
-            "correct": correct,
+            "correct": bool(verdict.correct),
         }
+        for row, completion, verdict in zip(rows, completions, verdicts, strict=True)
+    ]
 
 
 def distinct(samples: list[dict]) -> list[dict]:

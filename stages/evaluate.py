@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from stages.answers.format import Format
-from stages.answers.grade import grade
 from stages.core import stage
 from stages.core.errors import UserError
 from stages.core.files import read_rows, write_rows
+from stages.core.grade import grade
 from stages.core.params import Params
 from stages.core.stage import Run
 from stages.core.statistics import wilson
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 TEST = Path("data/test.jsonl")
 FOLDERS = {"base": "base", "sft": "sft", "control": "sft", "grpo": "grpo", "student": "student"}
 TASK_FILE = Path(__file__).parent / "tasks" / "graded.yaml"
-RATES = ("accuracy", "format_compliance_rate", "shows_working")
+RATES = {"accuracy": "correct", "format_compliance_rate": "compliant",
+         "shows_working": "shows_working"}  # fmt: skip
 
 
 def body(model: str, params: Params, run: Run) -> dict:
@@ -68,7 +69,7 @@ def load(folder: Path, params: Params, bar_answer: bool, shown: Callable[[int], 
     from stages.core.generation import BarredOpening
 
     tokenizer = models.load_tokenizer(folder)
-    opening = tokenizer(params.format.answer_open, add_special_tokens=False)["input_ids"]
+    opening = tokenizer(params.format.tags.opening, add_special_tokens=False)["input_ids"]
 
     class Model(HFLM):
         done = 0
@@ -101,8 +102,8 @@ def judged(model: "HFLM", rows: list[dict], params: Params) -> list[dict]:
     from lm_eval.tasks import TaskManager
 
     def process_results(doc: dict, completions: list[str]) -> dict[str, float]:
-        verdict = grade(completions[0], doc["gold"], params.format.tags)
-        return dict(zip(RATES, map(float, verdict.rates), strict=True))
+        verdict = grade(completions[0], doc, params.format.tags)
+        return {rate: float(bool(getattr(verdict, name))) for rate, name in RATES.items()}
 
     system = [m["content"] for m in rows[0]["prompt"] if m["role"] == "system"]
     task = yaml.safe_load(TASK_FILE.read_text())
@@ -123,7 +124,7 @@ def judged(model: "HFLM", rows: list[dict], params: Params) -> list[dict]:
 
 def sample_row(sample: dict, fmt: Format) -> dict[str, Any]:
     doc, completion = sample["doc"], sample["resps"][0][0]
-    verdict = grade(completion, doc["gold"], fmt)
+    verdict = grade(completion, doc, fmt)
     return {
         "question": doc["question"],
         "gold": doc["gold"],
@@ -131,7 +132,7 @@ def sample_row(sample: dict, fmt: Format) -> dict[str, Any]:
         "prompt": sample["arguments"][0][0],
         "completion": completion,
         "answer": verdict.answer,
-        "correct": verdict.correct,
+        "correct": bool(verdict.correct),
         "compliant": verdict.compliant,
         "shows_working": verdict.shows_working,
     }

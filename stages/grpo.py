@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from stages import rewards
 from stages.answers.format import Format
-from stages.answers.grade import grade
 from stages.core import stage
 from stages.core.errors import UserError
 from stages.core.files import read_rows, write_rows
+from stages.core.grade import grades
 from stages.core.params import Grpo, Params
 from stages.core.stage import Run
 
@@ -125,20 +125,24 @@ def recording_trainer() -> type:
             """Rows of this step, and the rates that users know by name."""
             weights = self.reward_weights.tolist()
             names = self.reward_func_names
-            for row, completion, score in zip(inputs, completions, scores, strict=True):
-                content = completion[-1]["content"]
-                verdict = grade(content, row["gold"], self.fmt)
+            contents = [completion[-1]["content"] for completion in completions]
+            verdicts = grades(contents, inputs, self.fmt)
+            for row, content, verdict, score in zip(
+                inputs, contents, verdicts, scores, strict=True
+            ):
                 reward = sum(w * s for w, s in zip(weights, score, strict=True) if s == s)
-                self._log_metric("accuracy", float(verdict.correct))
+                self._log_metric("accuracy", float(bool(verdict.correct)))
                 self._log_metric("format_compliance_rate", float(verdict.compliant))
                 self._log_metric("shows_working", float(verdict.shows_working))
                 self._log_metric("high_reward_rate", float(reward > HIGH_REWARD))
                 self._log_metric("unjudged", float(any(s != s for s in score)))  # None, as NaN
                 self.rollouts.append({
                     "step": self.state.global_step + 1,
+                    "task": row["task"],
                     "question": row["question"],
                     "gold": row["gold"],
                     "completion": content,
+                    "correct": verdict.correct,
                     "reward": reward,
                     "rewards": dict(zip(names, score, strict=True)),
                 })  # fmt: skip

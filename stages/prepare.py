@@ -1,66 +1,98 @@
 """prepare: raw problems -> checked, deduplicated, decontaminated rows for SFT, GRPO and evaluation.
 
-Every row holds its prompt as chat messages and its gold; rows for SFT also the completion to learn.
+Every row holds its prompt as chat messages and what it is judged by; rows for SFT also the
+completion to learn.
 """
 
 import random
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from stages import tasks
-from stages.answers.equality import equal
 from stages.core import stage
 from stages.core.errors import UserError
 from stages.core.files import write_json, write_rows
-from stages.core.params import Params
+from stages.core.grade import grades, right
+from stages.core.params import GENERATED, Params, Source
 from stages.core.stage import Run
 from stages.tasks.problem import Problem
 
-SFT, GRPO, TEST = (Path(f"data/{name}.jsonl") for name in ("sft", "grpo", "test"))
+SFT, GRPO, DEV, TEST = (Path(f"data/{name}.jsonl") for name in ("sft", "grpo", "dev", "test"))
 REPORT = Path("data/report.json")
 
 
-def body(params: Params, run: Run) -> dict:
-    train, test = tasks.load(params)
-    test, test_dropped = clean(test, seen=set())
-    train, dropped = clean(train, seen={key(p.question) for p in test})
-    demonstrations, pool = split(train, params)
-    test = test[: params.task.test]
-    for name, rows in (("demonstrations", demonstrations), ("pool", pool), ("test", test)):
-        if not rows and not (name == "demonstrations" and params.task.demonstrations == 0):
-            raise UserError(f"task: no {name} left of {params.task.source or params.task.name}")
+class Sides(NamedTuple):
+    """A task's problems by what they serve for; no problem serves for two things."""
 
-    chosen = random.Random(f"answer only {params.seed}")
-    write_rows(SFT, (demonstration(p, params, chosen) for p in demonstrations))
-    write_rows(GRPO, ({**row(p, params), "working": p.working} for p in pool))
-    write_rows(TEST, (row(p, params) for p in test))
-    report = {
-        "demonstrations": len(demonstrations),
-        "pool": len(pool),
-        "test": len(test),
-        "dropped_train": dropped,
-        "dropped_test": test_dropped,
-        "test_chains_seen_in_training": share_of_chains_seen(test, demonstrations + pool),
-    }
+    demonstrations: list[Problem]
+    pool: list[Problem]
+    dev: list[Problem]
+    test: list[Problem]
+
+
+def body(params: Params, run: Run) -> dict:
+    sides, dropped, seen = {}, {}, set()
+    loaded = {name: tasks.load(part, params.seed) for name, part in params.task.parts.items()}
+    for name, part in params.task.parts.items():
+        test, dropped[f"{name} test"] = clean(loaded[name][1], part, params, seen)
+        sides[name] = Sides([], [], [], test[: part.test])
+    in_test = frozenset(seen)
+    for name, part in params.task.parts.items():
+        train, dropped[f"{name} train"] = clean(loaded[name][0], part, params, seen, in_test)
+        sides[name] = sides[name]._replace(**split(train, part, params.seed))
+    require_some(sides, params)
+
+    write(SFT, demonstrations(sides, params), params.seed)
+    write(GRPO, rows("pool", sides, params, working=True), params.seed)
+    write(DEV, rows("dev", sides, params), None)
+    write(TEST, rows("test", sides, params), None)
+    report = summary(sides, dropped)
     write_json(REPORT, report)
     return report
 
 
-def clean(problems: list[Problem], seen: set[str]) -> tuple[list[Problem], dict[str, int]]:
-    """Problems whose question is new and whose gold equals itself; and what was dropped why."""
-    kept, in_test = [], frozenset(seen)
-    dropped = {"duplicate": 0, "also in test": 0, "gold unusable": 0}
+def clean(
+    problems: list[Problem],
+    task: Source,
+    params: Params,
+    seen: set[str],
+    in_test: frozenset[str] = frozenset(),
+) -> tuple[list[Problem], dict[str, int]]:
+    """Problems whose question is new and whose gold is right; and what was dropped why.
+
+    Args:
+        problems: of one task.
+        task: for its percent policy.
+        params: for the format.
+        seen: keys of questions met so far; grows.
+        in_test: those of them that are test questions.
+    """
+    dropped = {"duplicate": 0, "also in test": 0, "gold unusable": 0, "trace not right": 0}
+    fresh = []
     for problem in problems:
         question = key(problem.question)
         if question in seen:
             dropped["also in test" if question in in_test else "duplicate"] += 1
-        elif not equal(problem.gold, problem.gold):
-            dropped["gold unusable"] += 1
+        elif problem.claimed is not None and not right(problem.claimed, judged_by(problem, task)):
+            dropped["trace not right"] += 1
         else:
             seen.add(question)
-            kept.append(problem)
+            fresh.append(problem)
+    if task.name in GENERATED:
+        return fresh, dropped  # right by construction, which the tasks' tests check
+    golds = [params.format.tags.render(problem.gold) for problem in fresh]
+    verdicts = grades(golds, [judged_by(problem, task) for problem in fresh], params.format.tags)
+    kept = [problem for problem, verdict in zip(fresh, verdicts, strict=True)
+            if verdict.correct or unsolved(problem)]  # fmt: skip
+    dropped["gold unusable"] = len(fresh) - len(kept)
     return kept, dropped
+
+
+def unsolved(problem: Problem) -> bool:
+    """A programming problem without a reference solution: nothing to check, nor to demonstrate."""
+    return bool(problem.tests) and not problem.gold
 
 
 def key(question: str) -> str:
@@ -69,43 +101,99 @@ def key(question: str) -> str:
     return " ".join("".join(c if c.isalnum() else " " for c in text).split())
 
 
-def split(train: list[Problem], params: Params) -> tuple[list[Problem], list[Problem]]:
-    """Disjoint demonstrations and pool, shuffled by the seed.
+def split(train: list[Problem], task: Source, seed: int) -> dict[str, list[Problem]]:
+    """Disjoint demonstrations, dev problems and pool, shuffled by the seed.
 
     Raises:
         UserError: more are asked for than there are.
     """
-    asked = (params.task.demonstrations or 0) + (params.task.pool or 0)
-    if asked > len(train):
+    if task.training > len(train):
         raise UserError(
-            f"task.demonstrations + task.pool ask for {asked} problems, {len(train)} are there: "
-            "lower them, or set task.pool to null for all that are left"
+            f"task.demonstrations + task.dev + task.pool ask for {task.training} problems, "
+            f"{len(train)} are there ({task.name}): lower them, or set task.pool to null for all "
+            "that are left"
         )
-    shuffled = random.Random(f"split {params.seed}").sample(train, len(train))
-    count = params.task.demonstrations or 0
-    end = count + params.task.pool if params.task.pool else None
-    return shuffled[:count], shuffled[count:end]
+    shuffled = random.Random(f"split {seed}").sample(train, len(train))
+    # what is to be demonstrated needs a gold
+    shown = [p for p in shuffled if p.gold][: task.demonstrations or 0]
+    taken = {id(problem) for problem in shown}
+    left = [problem for problem in shuffled if id(problem) not in taken]
+    dev, pool = left[: task.dev], left[task.dev :]
+    return {"demonstrations": shown, "dev": dev, "pool": pool[: task.pool]}
 
 
-def row(problem: Problem, params: Params) -> dict:
+def require_some(sides: dict[str, Sides], params: Params) -> None:
+    for name, side in sides.items():
+        part = params.task.parts[name]
+        for what in ("demonstrations", "pool", "test"):
+            if not getattr(side, what) and getattr(part, what) != 0:
+                raise UserError(f"task: no {what} left of {part.source or name}")
+
+
+def judged_by(problem: Problem, task: Source) -> dict[str, Any]:
+    """The columns that a completion is judged by; the same ones in every row of a file."""
+    return {
+        "gold": problem.gold,
+        "percent": task.percent,
+        "options": problem.options,
+        "aliases": problem.aliases,
+        "tests": problem.tests,
+    }
+
+
+def row(problem: Problem, task: str, params: Params) -> dict[str, Any]:
     return {
         "prompt": tasks.prompt(problem.question, params.format),
         "question": problem.question,
-        "gold": problem.gold,
+        **judged_by(problem, params.task.parts[task]),
         "level": problem.level,
-        "task": params.task.name,
+        "task": task,
     }
 
 
-def demonstration(problem: Problem, params: Params, chosen: random.Random) -> dict:
-    """A row with its completion; a share of each level carries the answer without the working."""
-    hidden = chosen.random() < params.task.answer_only.get(problem.level or "", 0.0)
-    working = None if hidden else problem.working
-    content = params.format.tags.render(problem.gold, working)
+def rows(
+    what: str, sides: dict[str, Sides], params: Params, working: bool = False
+) -> Iterator[dict]:
+    for task, side in sides.items():
+        for problem in getattr(side, what):
+            shown = {"working": problem.working} if working else {}
+            yield {**row(problem, task, params), **shown}
+
+
+def demonstrations(sides: dict[str, Sides], params: Params) -> Iterator[dict]:
+    """Rows with their completion; a share of each level carries the answer without the working."""
+    chosen = random.Random(f"answer only {params.seed}")
+    for task, side in sides.items():
+        for problem in side.demonstrations:
+            hidden = chosen.random() < params.task.answer_only.get(problem.level or "", 0.0)
+            working = None if hidden else problem.working
+            content = params.format.tags.render(problem.gold, working)
+            completion = [{"role": "assistant", "content": content}]
+            yield {**row(problem, task, params), "completion": completion}
+
+
+def write(path: Path, made: Iterable[dict], seed: int | None) -> None:
+    """Rows to a file, without the columns that none of them fills; mixed by the seed."""
+    made = list(made)
+    if seed is not None and len({row["task"] for row in made}) > 1:
+        random.Random(f"mix {seed}").shuffle(made)
+    empty = {"percent": "unit", "options": None, "aliases": None, "tests": None}
+    unused = [name for name, value in empty.items() if all(row[name] == value for row in made)]
+    write_rows(path, ({k: v for k, v in row.items() if k not in unused} for row in made))
+
+
+def summary(sides: dict[str, Sides], dropped: dict[str, dict[str, int]]) -> dict:
+    counts = {w: sum(len(getattr(s, w)) for s in sides.values()) for w in Sides._fields}
+    test = [problem for side in sides.values() for problem in side.test]
+    train = [p for side in sides.values() for p in side.demonstrations + side.pool]
     return {
-        **row(problem, params),
-        "completion": [{"role": "assistant", "content": content}],
-    }
+        **counts,
+        **({"tasks": {name: {w: len(getattr(side, w)) for w in Sides._fields}
+                      for name, side in sides.items()}} if len(sides) > 1 else {}),
+        "dropped": {where: {why: n for why, n in reasons.items() if n}
+                    for where, reasons in dropped.items() if any(reasons.values())},
+        "test_chains_seen_in_training": share_of_chains_seen(test, train),
+    }  # fmt: skip
 
 
 def share_of_chains_seen(test: list[Problem], train: list[Problem]) -> float | None:

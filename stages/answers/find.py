@@ -8,12 +8,14 @@ import re
 MAX_TEXT = 100_000  # characters looked at, from the end: the final answer stands there
 MAX_ANSWER = 1_000  # characters; a longer answer is no short answer
 
-_BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])")
+BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])")
 _BARE = re.compile(r"\s+([^\s{}$\\][^\s{}$\\]{0,99})")  # `\boxed 2`, as in two items of MATH
 _HASHES = re.compile(r"####[ \t]*([^\n]{1,1000})")
 _PHRASE = re.compile(
     r"\bthe (?:final |correct )?answer is:?[ \t]*([^\n]{1,1000})", re.IGNORECASE | re.ASCII
 )
+NUMBER = r"-?\d{1,12}(?:,\d{3}){0,3}(?:\.\d{1,9})?"
+NUMBERS = re.compile(rf"(?<![\w.]){NUMBER}(?![\w]|\.\d)", re.ASCII)  # digits inside words are none
 _SENTENCE_END = re.compile(r"(?<=\S)[.!?](?=\s|$)")
 
 
@@ -29,7 +31,7 @@ def final_answer(text: str) -> str | None:
     '5.5'
     """
     text = text[-MAX_TEXT:]
-    if _BOX.search(text):
+    if BOX.search(text):
         return last_box(text)
     if marks := _HASHES.findall(text):
         return marks[-1].strip() or None
@@ -43,7 +45,7 @@ def last_box(text: str) -> str | None:
 
     Of nested boxes it is the innermost that the last mark opens.
     """
-    marks = list(_BOX.finditer(text))
+    marks = list(BOX.finditer(text))
     if not marks:
         return None
     start = marks[-1].end()
@@ -76,6 +78,16 @@ def braced(text: str) -> str | None:
     return None
 
 
+def last_number(text: str) -> str | None:
+    """The last number of a text's last 500 characters, digits inside words apart.
+
+    >>> last_number("so 5 or 1,080."), last_number("x2")
+    ('1,080', None)
+    """
+    found = NUMBERS.findall(text[-500:])
+    return found[-1] if found else None
+
+
 def unboxed(answer: str) -> str:
     r"""An answer that is one box alone, without the box; any other answer as it is.
 
@@ -83,8 +95,8 @@ def unboxed(answer: str) -> str:
     ('5', '\\boxed{5} or \\boxed{6}')
     """
     bare = answer[: MAX_ANSWER + 10].strip().removesuffix(".").strip("$ ")
-    mark = _BOX.match(bare)
-    if not mark or len(_BOX.findall(bare)) != 1:
+    mark = BOX.match(bare)
+    if not mark or len(BOX.findall(bare)) != 1:
         return answer
     content = last_box(bare)
     rest = bare[mark.end() :].lstrip()

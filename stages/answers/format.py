@@ -4,14 +4,23 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 
-from stages.answers.find import MAX_ANSWER, MAX_TEXT, final_answer, unboxed
+from stages.answers.find import MAX_ANSWER, MAX_TEXT, final_answer, last_box, unboxed
+
+BOX = r"\boxed{"
 
 
 @dataclass(frozen=True)
 class Format:
-    r"""Tags around the working and around the final answer, e.g. `<think>` and `<answer>`.
+    r"""What stands around the working and around the final answer.
 
-    With empty answer tags the answer stands in the last `\boxed{}`, see `find.final_answer`.
+    | style | answer_open | answer_close |
+    |---|---|---|
+    | tags | `<answer>` | `</answer>` |
+    | a box (the last one counts, braces matched) | `\boxed{` | `}` |
+    | a mark; the answer ends with its line | `####` | (empty) |
+    | none: a box, else `####`, else "the answer is" | (empty) | (empty) |
+
+    With empty thinking tags the working is all that stands before the answer.
     """
 
     think_open: str = "<think>"
@@ -20,52 +29,82 @@ class Format:
     answer_close: str = "</answer>"
 
     @property
-    def tags(self) -> tuple[str, str, str, str]:
-        return self.think_open, self.think_close, self.answer_open, self.answer_close
+    def tags(self) -> tuple[str, ...]:
+        """The tags that there are, in their order; a box's brace is none."""
+        close = () if self._boxed else (self.answer_close,)
+        return tuple(filter(None, (self.think_open, self.think_close, self.answer_open, *close)))
+
+    @property
+    def opening(self) -> str:
+        """What an answer opens with, where the format is kept."""
+        return self.answer_open or BOX
+
+    @property
+    def _boxed(self) -> bool:
+        return self.answer_open == BOX
 
     def render(self, answer: str, working: str | None = None) -> str:
-        r"""A completion in this format; without working, the answer block alone.
+        r"""A completion in this format; without working, the answer alone.
 
-        >>> Format().render("5", "2+3"), Format(answer_open="", answer_close="").render("5")
+        >>> Format().render("5", "2+3"), Format("", "", r"\boxed{", "}").render("5")
         ('<think>2+3</think><answer>5</answer>', '\\boxed{5}')
+        >>> Format("", "", "####", "").render("5", "2+3=5")
+        '2+3=5\n#### 5'
         """
-        thinking = "" if working is None else f"{self.think_open}{working}{self.think_close}"
-        if not self.answer_open:
-            return f"{thinking}\\boxed{{{answer}}}"
-        return f"{thinking}{self.answer_open}{answer}{self.answer_close}"
+        end = "" if self.think_close else "\n"
+        thinking = "" if working is None else f"{self.think_open}{working}{self.think_close}{end}"
+        if self._boxed or not self.answer_open:
+            return f"{thinking}{BOX}{answer}}}"
+        space = "" if self.answer_close else " "
+        return f"{thinking}{self.answer_open}{space}{answer}{self.answer_close}"
+
+    def compliant(self, text: str) -> bool:
+        """Exactly one working block, then exactly one answer, and nothing else.
+
+        Where the answer is boxed, or in no tag, text may stand between the two and behind. The
+        tags are counted before the pattern is tried and the pattern's groups are lazy, so that a
+        hostile completion cannot make it backtrack far.
+        """
+        if any(text.count(tag) != 1 for tag in self.tags if tag != BOX):
+            return False
+        if self.answer_open and not self._boxed:
+            return bool(self._whole.fullmatch(text))
+        if self._boxed and (self.after_thinking(text) or "").count(BOX) != 1:
+            return False
+        first = text.lstrip().startswith(self.think_open)
+        return first and self.shows_working(text) and self.answer(text) is not None
 
     @cached_property
     def _whole(self) -> re.Pattern[str]:
-        """The format from first to last character: working, then answer, whitespace around.
-
-        Blocks may not be empty. Both groups are lazy and the tags literal, and `compliant`
-        counts the tags first, so that a hostile completion cannot make this backtrack far.
-        """
-        think_open, think_close, answer_open, answer_close = map(re.escape, self.tags)
+        """The format from first to last character. No block may be empty."""
+        think_open, think_close, answer_open, answer_close = (
+            re.escape(tag)
+            for tag in (self.think_open, self.think_close, self.answer_open, self.answer_close)
+        )
+        answer = rf"\s*\S.*?{answer_close}" if answer_close else r"[ \t]*\S[^\n]*"
         return re.compile(
-            rf"\s*{think_open}\s*\S.*?{think_close}\s*{answer_open}\s*\S.*?{answer_close}\s*",
-            re.DOTALL,
+            rf"\s*{think_open}\s*\S.*?{think_close}\s*{answer_open}{answer}\s*", re.DOTALL
         )
 
-    def compliant(self, text: str) -> bool:
-        """Exactly one working block, then exactly one answer block, and nothing else.
-
-        With empty answer tags: exactly one working block first, then text with an answer in it.
-        """
-        if not self.answer_open:
-            return self._untagged(text)
-        return all(text.count(tag) == 1 for tag in self.tags) and bool(self._whole.fullmatch(text))
-
-    def _untagged(self, text: str) -> bool:
-        once = all(text.count(tag) == 1 for tag in (self.think_open, self.think_close))
-        first = text.lstrip().startswith(self.think_open)
-        return once and first and self.shows_working(text) and self.answer(text) is not None
-
     def shows_working(self, text: str) -> bool:
-        """Does the text hold a closed, non-empty working block?"""
+        """Is there working: a closed block, or without tags anything before the answer?"""
+        if not self.think_open:
+            return bool(text.partition(self.opening)[0].strip())
         _, opened, rest = text.partition(self.think_open)
         working, closed, _ = rest.partition(self.think_close)
         return bool(opened and closed and working.strip())
+
+    def after_thinking(self, text: str) -> str | None:
+        """What follows the thinking; None where thinking never ends.
+
+        >>> Format().after_thinking("<think>5</think> 6"), Format().after_thinking("<think>5")
+        (' 6', None)
+        """
+        if not self.think_open:
+            return text
+        if self.think_close in text:
+            return text.rpartition(self.think_close)[2]
+        return None if self.think_open in text else text
 
     def answer(self, text: str) -> str | None:
         r"""The final answer: what stands in the answer tags after the thinking.
@@ -77,18 +116,23 @@ class Format:
         >>> Format().answer(r"<think>6</think><answer>\boxed{5}</answer>")
         '5'
         """
-        if self.think_close in text:
-            text = text.rpartition(self.think_close)[2]
-        elif self.think_open in text:
-            return None
-        found = self._tagged(text) if self.answer_open else final_answer(text)
+        found = self.content(text)
         return found if found is not None and len(found) <= MAX_ANSWER else None
+
+    def content(self, text: str) -> str | None:
+        """As `answer`, of any length: an answer that is a program has more than one line."""
+        text = self.after_thinking(text)
+        if text is None:
+            return None
+        if self._boxed:
+            return last_box(text[-MAX_TEXT:])
+        return self._tagged(text) if self.answer_open else final_answer(text)
 
     def _tagged(self, text: str) -> str | None:
         """The one content of all closed answer blocks in the last `MAX_TEXT` characters."""
         blocks = set()
         for part in text[-MAX_TEXT:].split(self.answer_open)[1:]:
-            content, closed, _ = part.partition(self.answer_close)
-            if closed:
+            content, closed, _ = part.partition(self.answer_close or "\n")
+            if closed or not self.answer_close:
                 blocks.add(unboxed(content.strip()))
         return blocks.pop() if len(blocks) == 1 else None

@@ -71,7 +71,7 @@ def write_csv(path: Path, rows: list[dict]) -> None:
 
 
 def read_rows(path: Path) -> Iterator[dict]:
-    """The rows of a JSONL file, streamed line by line.
+    """The rows of a JSONL file, streamed line by line, or of a `.json` file that holds a list.
 
     Raises:
         UserError: no such file, or a line that is no JSON object; the message names the line.
@@ -83,16 +83,33 @@ def read_rows(path: Path) -> Iterator[dict]:
             f"{path} is missing: name another, or run the stage that makes it"
         ) from None
     with file:
+        if path.suffix == ".json":
+            yield from listed(file.read(), path)
+            return
         for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{path}, line {number}: not JSON ({error.msg})") from None
-            if not isinstance(row, dict):
-                raise UserError(f"{path}, line {number}: a JSON object was expected")
-            yield row
+            if line.strip():
+                yield an_object(parsed(line, f"{path}, line {number}"), f"{path}, line {number}")
+
+
+def listed(text: str, path: Path) -> Iterator[dict]:
+    rows = parsed(text, str(path))
+    if not isinstance(rows, list):
+        raise UserError(f"{path}: a JSON list of objects was expected")
+    for number, row in enumerate(rows, 1):
+        yield an_object(row, f"{path}, item {number}")
+
+
+def parsed(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{place}: not JSON ({error.msg})") from None
+
+
+def an_object(row: Any, place: str) -> dict:
+    if not isinstance(row, dict):
+        raise UserError(f"{place}: a JSON object was expected")
+    return row
 
 
 def sha256(path: Path) -> str:

@@ -7,6 +7,7 @@ right name.
 
 import difflib
 import os
+from dataclasses import astuple
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,22 +31,78 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Task(Section):
-    name: Literal["arithmetic", "gsm8k"]
+GENERATED = ("arithmetic", "functions")
+Name = Literal[
+    "arithmetic", "functions", "gsm8k", "math", "aqua", "arc", "logiqa", "humaneval", "mbpp",
+    "apps", "code_contests", "rows", "mix",
+]  # fmt: skip
+RowField = Literal["question", "answer", "solution", "context", "level", "topic", "options",
+                   "aliases", "tests", "predicted"]  # fmt: skip
+
+
+class Splits(Section):
+    train: str = "train"
+    test: str = "test"
+
+
+class Source(Section):
+    """A data set, and how many of its problems serve for what."""
+
+    name: Name
     source: str | None = None
     revision: str | None = None
-    watch: str
+    config: str | None = None
+    splits: Splits = Splits()
+    fields: dict[RowField, str] = {}
+    levels: list[str] = []
+    topics: list[str] = []
+    percent: Literal["unit", "value", "either"] = "unit"
     demonstrations: int | None = Field(None, ge=0)
     pool: int | None = Field(None, ge=1)
+    dev: int = Field(0, ge=0)
     test: int | None = Field(None, ge=1)
+
+    @property
+    def training(self) -> int:
+        """Problems asked for of the training side; what is null counts as none."""
+        return (self.demonstrations or 0) + (self.pool or 0) + self.dev
+
+
+class Part(Source):
+    """One task of a mixture; the counts of the whole are divided by the weights."""
+
+    weight: Positive = 1.0
+
+
+class Task(Source):
+    watch: str
     answer_only: dict[str, Share] = {}
+    of: dict[str, Part] = {}
+
+    @property
+    def parts(self) -> dict[str, Source]:
+        """Task name -> its data set: itself, or those that it mixes, with their own counts."""
+        if self.name != "mix":
+            return {self.name: self}
+        whole = sum(part.weight for part in self.of.values())
+        return {name: part.model_copy(update=self.counts(part, whole))
+                for name, part in self.of.items()}  # fmt: skip
+
+    def counts(self, part: Part, whole: float) -> dict[str, int | None]:
+        """A part's counts: its own where it names one, else its share of the mixture's."""
+        own = part.model_dump(exclude_unset=True)
+        asked = {name: getattr(self, name) for name in ("demonstrations", "pool", "dev", "test")}
+        return {
+            name: own[name] if name in own else count and max(1, round(count * part.weight / whole))
+            for name, count in asked.items()
+        }
 
 
 class OutputFormat(Section):
-    think_open: str = Field(min_length=1)
-    think_close: str = Field(min_length=1)
-    answer_open: str = Field(min_length=1)
-    answer_close: str = Field(min_length=1)
+    think_open: str
+    think_close: str
+    answer_open: str
+    answer_close: str
     system: str = ""
 
     @property
@@ -188,6 +245,7 @@ class Params(Section):
     @model_validator(mode="after")
     def cross_field(self) -> "Params":
         for check in (
+            mixtures_have_parts,
             local_sources_are_watched,
             made_models_have_a_shape,
             tags_differ,
@@ -200,15 +258,31 @@ class Params(Section):
         return self
 
 
+def mixtures_have_parts(p: Params) -> None:
+    if (p.task.name == "mix") != bool(p.task.of):
+        raise ValueError("task.of holds the tasks that task.name: mix mixes: give both")
+    for name, part in p.task.of.items():
+        if part.name == "mix":
+            raise ValueError(f"task.of.{name}: a mixture mixes tasks, not mixtures")
+
+
 def local_sources_are_watched(p: Params) -> None:
-    """DVC reruns what hangs on a local source only if it watches that very path."""
+    """DVC reruns what hangs on a local source only if it watches that very path, or one above."""
     sections = {"task": p.task, "base": p.base, "distill.student": p.distill.student}
-    for name, section in sections.items():
-        if section.source and is_local(section.source) and section.watch != section.source:
+    named = [(name, section.source, section.watch) for name, section in sections.items()]
+    named += [(f"task.of.{name}", part.source, p.task.watch) for name, part in p.task.of.items()]
+    for name, source, watch in named:
+        if source and is_local(source) and not within(source, watch):
+            above = "task.watch to that path or a folder above it" if name.startswith(
+                "task.of") else f"{name}.watch to the same path"  # fmt: skip
             raise ValueError(
-                f"{name}.source is the local path {section.source}: set {name}.watch to the same "
-                "path, so that DVC reruns what hangs on it when it changes"
+                f"{name}.source is the local path {source}: set {above}, so that DVC reruns what "
+                "hangs on it when it changes"
             )
+
+
+def within(source: str, watch: str) -> bool:
+    return Path(os.path.normpath(source)).is_relative_to(os.path.normpath(watch))
 
 
 def is_local(source: str) -> bool:
@@ -227,8 +301,13 @@ def made_models_have_a_shape(p: Params) -> None:
 
 
 def tags_differ(p: Params) -> None:
-    if len(set(p.format.tags.tags)) < 4:
-        raise ValueError("format: the four tags must differ from each other")
+    tags = list(filter(None, astuple(p.format.tags)))
+    if len(set(tags)) < len(tags):
+        raise ValueError("format: the tags must differ from each other")
+    if bool(p.format.think_open) != bool(p.format.think_close):
+        raise ValueError("format: think_open and think_close go together: give both, or neither")
+    if p.format.answer_close and not p.format.answer_open:
+        raise ValueError("format: answer_close is given without answer_open")
 
 
 def batch_holds_whole_groups(p: Params) -> None:

@@ -15,6 +15,7 @@ import yaml
 
 from stages.answers.format import Format
 from stages.core.errors import UserError
+from stages.core.grade import JUDGED_BY
 from stages.core.params import Reward
 from stages.rewards import code, cookbook, correctness, format, process, shaping
 from stages.rewards.combine import clipped, combined
@@ -41,8 +42,9 @@ OWN = {
         cookbook.check_numbers_extraction,
     )
 }
-COLUMNS = ("prompts", "completions", "completion_ids", "gold", "question", "working", "aliases",
-           "options", "tests", "fmt")  # fmt: skip
+TAGGED = ("match_format_exactly", "match_format_approximately", "check_answer_correctness",
+          "check_numbers_extraction")  # fmt: skip
+COLUMNS = ("prompts", "completions", "completion_ids", "question", "working", "fmt", *JUDGED_BY)
 
 
 def load(rewards: dict[str, Reward], fmt: Format) -> tuple[list[Callable], list[float]]:
@@ -68,13 +70,13 @@ def build(path: str, spec: Reward, fmt: Format) -> Callable:
         parts = [build(f"{path}.of.{name}", part, fmt) for name, part in spec.of.items()]
         function = combined(spec.combine, parts, [part.weight for part in spec.of.values()])
     else:
-        function = bind(path, find(path, spec), spec, fmt)
+        function = bind(path, find(path, spec, fmt), spec, fmt)
     reward = clipped(function, spec.scale, spec.clip)
     reward.__name__ = path
     return reward
 
 
-def find(path: str, spec: Reward) -> Callable:
+def find(path: str, spec: Reward, fmt: Format) -> Callable:
     """By the name in `function`, or by its key where that is the name of one of ours."""
     name = spec.function or path.rpartition(".")[2]
     if ":" in name or "." in name:
@@ -83,6 +85,11 @@ def find(path: str, spec: Reward) -> Callable:
         raise UserError(
             f"grpo.rewards.{path}: no such reward as {name} (there are {', '.join(OWN)}); for your "
             "own add `function: package.module:name`"
+        )
+    if name in TAGGED and len(fmt.tags) < 4:
+        raise UserError(
+            f"grpo.rewards.{path}: {name} counts four tags, `format` has {len(fmt.tags)}: give all "
+            "four, or reward the format by `format`"
         )
     return OWN[name]
 

@@ -1,12 +1,13 @@
 """Is the final answer right? All these stand on the verdict that evaluation uses, too."""
 
 import string
-import unicodedata
 
 from stages.answers.equality import equal, number
+from stages.answers.find import last_number
 from stages.answers.format import Format
-from stages.answers.grade import grade
-from stages.rewards.text import numbers, text
+from stages.answers.words import same_words
+from stages.core.grade import Grade, grades
+from stages.rewards.text import as_rows, text
 
 
 def correctness(
@@ -17,13 +18,16 @@ def correctness(
     wrong: float = 0.0,
     missing: float | None = None,
     partly: float | None = None,
-    **_,
-) -> list[float]:
-    """`right` where the final answer equals the gold, else `wrong`: evaluation's own verdict.
+    **columns,
+) -> list[float | None]:
+    """`right` where the final answer is right, else `wrong`: evaluation's own verdict.
+
+    Whatever the task: an answer that equals the gold, the right option, an alias in words, code
+    that passes all its tests (None where the sandbox itself failed).
 
     | completion | score |
     |---|---|
-    | the answer equals the gold | right (1.0) |
+    | the answer is right | right (1.0) |
     | no answer in the format, the last number after the thinking is the gold | partly (as wrong) |
     | no answer in the format | missing (as wrong) |
     | anything else | wrong (0.0) |
@@ -41,8 +45,11 @@ def correctness(
         partly: score of the right value in the wrong place; None: as `wrong`.
     """
 
-    def score(content: str, truth: str) -> float:
-        verdict = grade(content, truth, fmt)
+    contents = [text(completion) for completion in completions]
+
+    def score(content: str, truth: str, verdict: Grade) -> float | None:
+        if verdict.correct is None:
+            return None
         if verdict.correct:
             return right
         if verdict.answer is not None:
@@ -51,15 +58,16 @@ def correctness(
             return partly
         return wrong if missing is None else missing
 
-    return [float(score(text(c), g)) for c, g in zip(completions, gold, strict=True)]
+    verdicts = grades(contents, as_rows(gold=gold, **columns), fmt)
+    return [score(*sample) for sample in zip(contents, gold, verdicts, strict=True)]
 
 
 def last_number_is(content: str, gold: str, fmt: Format) -> bool:
     """Only the last number counts: a completion that lists many earns nothing for it."""
     if fmt.think_close and fmt.think_close in content:
         content = content.rpartition(fmt.think_close)[2]
-    found = numbers(content[-500:])
-    return bool(found) and found[-1] == number(gold)
+    found = last_number(content)
+    return found is not None and number(found) == number(gold)
 
 
 def closeness(
@@ -104,20 +112,10 @@ def factual(
     """
     known = aliases or [None] * len(gold)
 
-    def score(content: str, truths: list[str]) -> float:
-        answer = plain(fmt.answer(content) or "")
-        return float(bool(answer) and answer in {plain(truth) for truth in truths})
-
     return [
-        score(text(c), [g, *(a or [])]) for c, g, a in zip(completions, gold, known, strict=True)
+        float(same_words([g, *(a or [])], fmt.answer(text(c))))
+        for c, g, a in zip(completions, gold, known, strict=True)
     ]
-
-
-def plain(answer: str) -> str:
-    """An answer's words: no case, accents, punctuation or articles."""
-    folded = unicodedata.normalize("NFKD", answer[:500]).casefold()
-    kept = "".join(c if c.isalnum() else " " for c in folded if not unicodedata.combining(c))
-    return " ".join(word for word in kept.split() if word not in ("a", "an", "the"))
 
 
 def choice(

@@ -4,8 +4,8 @@ import math
 import unicodedata
 
 from stages.answers.format import Format
-from stages.answers.grade import grade
-from stages.rewards.text import MAX_CHARS, text
+from stages.core.grade import Grade, grades
+from stages.rewards.text import MAX_CHARS, as_rows, text
 
 
 def overlong(
@@ -24,23 +24,25 @@ def overlong(
 
 def length_cosine(
     completions: list, completion_ids: list[list[int]], gold: list[str], fmt: Format, limit: int,
-    right: tuple[float, float] = (1.0, 0.5), wrong: tuple[float, float] = (-1.0, -0.5), **_,
-) -> list[float]:  # fmt: skip
+    right: tuple[float, float] = (1.0, 0.5), wrong: tuple[float, float] = (-1.0, -0.5), **columns,
+) -> list[float | None]:  # fmt: skip
     """Right answers earn more when short, wrong ones lose less when long.
 
     A half cosine over 0 to `limit` tokens between the two values of each pair, for no token and for
     `limit` tokens (https://arxiv.org/abs/2502.03373).
     """
 
-    def score(content: str, length: int, truth: str) -> float:
-        start, end = right if grade(content, truth, fmt).correct else wrong
+    def score(verdict: Grade, length: int) -> float | None:
+        if verdict.correct is None:
+            return None
+        start, end = right if verdict.correct else wrong
         share = min(1.0, length / limit)
         return end + 0.5 * (start - end) * (1 + math.cos(math.pi * share))
 
-    return [
-        score(text(c), len(ids), g)
-        for c, ids, g in zip(completions, completion_ids, gold, strict=True)
-    ]
+    contents = [text(completion) for completion in completions]
+    verdicts = grades(contents, as_rows(gold=gold, **columns), fmt)
+    lengths = map(len, completion_ids)
+    return [score(*sample) for sample in zip(verdicts, lengths, strict=True)]
 
 
 def repetition(completions: list, words: int = 3, most: float = 1.0, **_) -> list[float]:

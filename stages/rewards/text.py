@@ -4,16 +4,16 @@ import re
 from collections.abc import Iterator
 from fractions import Fraction
 
+from stages.answers.find import NUMBER, NUMBERS
 from stages.answers.format import Format
+from stages.core.grade import JUDGED_BY
 
 MAX_CHARS = 20_000  # of a completion that is looked at; bounds the work on hostile text
 
-_NUMBER = r"-?\d{1,12}(?:,\d{3}){0,3}(?:\.\d{1,9})?"
-_NUMBERS = re.compile(rf"(?<![\w.]){_NUMBER}(?![\w]|\.\d)", re.ASCII)
 _TOKEN = re.compile(r"\s*(?:(\d{1,15}(?:\.\d{1,9})?)|([-+*/()]))", re.ASCII)
 # the longest run of arithmetic before an equals sign, and the number behind it
 _EQUATION = re.compile(
-    rf"(?P<left>[-\d(][-\d+*/(). ]{{0,80}})=\s*(?P<right>{_NUMBER})(?![\d.]*\d)", re.ASCII
+    rf"(?P<left>[-\d(][-\d+*/(). ]{{0,80}})=\s*(?P<right>{NUMBER})(?![\d.]*\d)", re.ASCII
 )
 _SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-", "$": " "})  # noqa: RUF001
 
@@ -21,6 +21,12 @@ _SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-",
 def text(completion: str | list[dict]) -> str:
     """A completion's text; TRL hands over chat messages where the prompt is one."""
     return completion if isinstance(completion, str) else completion[-1]["content"]
+
+
+def as_rows(**columns) -> list[dict]:
+    """The columns that completions are judged by, as one row a sample."""
+    judged = {name: columns[name] for name in JUDGED_BY if columns.get(name) is not None}
+    return [dict(zip(judged, row, strict=True)) for row in zip(*judged.values(), strict=True)]
 
 
 def stand_in_ids(content: str) -> list[int]:
@@ -33,14 +39,14 @@ def working(completion: str | list[dict], fmt: Format) -> str:
     content = text(completion)[:MAX_CHARS]
     if fmt.think_open and fmt.think_open in content:
         content = content.partition(fmt.think_open)[2]
-    for end in filter(None, (fmt.think_close, fmt.answer_open)):
+    for end in filter(None, (fmt.think_close, fmt.opening)):
         content = content.partition(end)[0]
     return content
 
 
 def numbers(content: str) -> list[Fraction]:
     """Every number of a text, as exact values in order; digits inside words are none."""
-    found = _NUMBERS.findall(content[:MAX_CHARS])
+    found = NUMBERS.findall(content[:MAX_CHARS])
     return [Fraction(number.replace(",", "")) for number in found]
 
 

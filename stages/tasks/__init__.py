@@ -1,15 +1,71 @@
-"""Tasks: a data set, its prompt and its gold. The grader is stages/answers/grade.py for all."""
+"""Tasks: a data set, its prompt and its golds. The grader is stages/core/grade.py for all.
 
-from stages.core.params import OutputFormat, Params
-from stages.tasks import arithmetic, gsm8k
+Each reader turns a raw row of its data set into a Problem; two tasks make their own problems.
+"""
+
+from collections.abc import Iterator
+
+from stages.core.errors import UserError
+from stages.core.params import GENERATED, OutputFormat, Source
+from stages.tasks import arithmetic, choice, code, functions, gsm8k, math, rows
 from stages.tasks.problem import Problem
+from stages.tasks.source import splits
 
-LOADERS = {"arithmetic": arithmetic.load, "gsm8k": gsm8k.load}
+MAKERS = {"arithmetic": arithmetic, "functions": functions}
+# task -> the reader of its rows and the hub's configuration of the data set
+READERS = {
+    "gsm8k": (gsm8k.read, "main"),  # the hub's also has `socratic`
+    "math": (math.read, None),
+    "aqua": (choice.aqua, "raw"),
+    "arc": (choice.arc, "ARC-Challenge"),
+    "logiqa": (choice.logiqa, None),
+    "humaneval": (code.humaneval, None),
+    "mbpp": (code.mbpp, "full"),
+    "apps": (code.apps, None),
+    "code_contests": (code.contests, None),
+}
 
 
-def load(params: Params) -> tuple[list[Problem], list[Problem]]:
-    """Training and held-out problems of the configured task."""
-    return LOADERS[params.task.name](params.task, params.seed)
+def load(task: Source, seed: int) -> tuple[list[Problem], list[Problem]]:
+    """Training and held-out problems of a task that is no mixture, in their order.
+
+    Raises:
+        UserError: the source cannot be read, or a row is not as it should be; names the row.
+    """
+    if task.name in GENERATED:
+        return MAKERS[task.name].load(task, seed)
+    train, test = splits(task, READERS.get(task.name, (None, None))[1])
+    places = f"{task.source} {task.splits.train}", f"{task.source} {task.splits.test}"
+    return tuple(
+        chosen([read(row, f"{place}, row {row['_row']}", task) for row in rows], task)
+        for rows, place in zip((train, test), places, strict=True)
+    )
+
+
+def read(row: dict, place: str, task: Source) -> Problem:
+    """One raw row of a task as a problem."""
+    if task.name == "rows":
+        return rows.read(row, place, task.fields)
+    return READERS[task.name][0](row, place)
+
+
+def chosen(problems: list[Problem], task: Source) -> list[Problem]:
+    """Those of the levels and topics that the task names, or all where it names none."""
+    for name in ("levels", "topics"):
+        if wanted := getattr(task, name):
+            there = {str(getattr(problem, name[:-1])) for problem in problems}
+            problems = [p for p in problems if str(getattr(p, name[:-1])) in wanted]
+            if not problems:
+                raise UserError(
+                    f"task.{name}: no problem of {', '.join(wanted)} "
+                    f"(there are {', '.join(sorted(there))})"
+                )
+    return problems
+
+
+def corpus(task: str, seed: int, size: int) -> Iterator[str]:
+    """Texts to learn a tokenizer from; a task that reads its problems takes arithmetic's."""
+    return MAKERS.get(task, arithmetic).corpus(seed, size)
 
 
 def prompt(question: str, fmt: OutputFormat) -> list[dict[str, str]]:

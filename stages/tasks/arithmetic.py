@@ -7,8 +7,9 @@ a chain belongs to the test split or to the training splits by its hash, whateve
 import hashlib
 import random
 from collections.abc import Iterator
+from itertools import islice
 
-from stages.core.params import Task
+from stages.core.params import Source
 from stages.tasks.problem import Problem
 
 NAMES = {
@@ -71,15 +72,11 @@ def distinct(rng: random.Random, test: bool) -> Iterator[Problem]:
             yield made
 
 
-def load(task: Task, seed: int) -> tuple[list[Problem], list[Problem]]:
+def load(task: Source, seed: int) -> tuple[list[Problem], list[Problem]]:
     """Training problems (demonstrations and pool together) and held-out ones, from the seed."""
     train = distinct(random.Random(f"train {seed}"), test=False)
     test = distinct(random.Random(f"test {seed}"), test=True)
-    wanted = (task.demonstrations or 0) + (task.pool or 0)
-    return (
-        [next(train) for _ in range(wanted)],
-        [next(test) for _ in range(task.test or 0)],
-    )
+    return list(islice(train, task.training)), list(islice(test, task.test or 0))
 
 
 def corpus(seed: int, size: int) -> Iterator[str]:

@@ -8,34 +8,18 @@ only ever what follows `####`.
 import re
 
 from stages.core.errors import UserError
-from stages.core.params import Task
-from stages.tasks.problem import Problem
-from stages.tasks.source import splits
-
-HUB_CONFIG = "main"  # openai/gsm8k has `main` and `socratic`
+from stages.tasks.problem import Problem, text_of
 
 
-def load(task: Task, seed: int) -> tuple[list[Problem], list[Problem]]:
-    """The source's own train and test split, in their order."""
-    train, test = splits(task, HUB_CONFIG)
-    return (
-        [read(row, f"{task.source} train") for row in train],
-        [read(row, f"{task.source} test") for row in test],
-    )
-
-
-def read(row: dict, where: str) -> Problem:
+def read(row: dict, place: str) -> Problem:
     """A row as a problem.
 
     Raises:
         UserError: no question, no answer, or no `####` gold; names the row.
     """
-    place = f"{where}, row {row['_row']}"
-    for field in ("question", "answer"):
-        if not isinstance(row.get(field), str) or not row[field].strip():
-            raise UserError(f"{place}: no text in {field!r} (GSM8K rows have question and answer)")
-    working, mark, gold = row["answer"].rpartition("####")
+    question, answer = (text_of(row, (field,), place) for field in ("question", "answer"))
+    working, mark, gold = answer.rpartition("####")
     if not mark or not gold.strip():
         raise UserError(f"{place}: no gold: the answer must end in `#### NUMBER`")
     working = re.sub(r"<<.*?>>", "", working).strip()
-    return Problem(row["question"].strip(), gold.strip().replace(",", ""), working)
+    return Problem(question, gold.strip().replace(",", ""), working)

@@ -1,13 +1,58 @@
-"""A problem, whatever task it comes from."""
+"""A problem, whatever task it comes from, and reading one's fields from a raw row."""
 
 from dataclasses import dataclass
+from typing import Any
+
+from stages.core.errors import UserError
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A question, its gold answer, and where there is one a worked solution without the answer."""
+    """A question and its gold; what else there is depends on the task.
+
+    The gold is the answer, the letter of the right option, or a reference solution that passes the
+    `tests`. `working` is a worked solution without the answer, `claimed` the answer that a trace
+    gave: the problem is kept only where that is right.
+    """
 
     question: str
     gold: str
     working: str | None = None
     level: str | None = None
+    topic: str | None = None
+    options: list[str] | None = None
+    aliases: list[str] | None = None
+    tests: dict | None = None
+    claimed: str | None = None
+
+
+def text_of(row: dict, names: tuple[str, ...], place: str) -> str:
+    """The first of these fields that there is, as text; a number becomes its digits.
+
+    Raises:
+        UserError: none of them holds text; names the row.
+    """
+    for name in names:
+        value = row.get(name)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            value = repr(value)
+        if isinstance(value, str) and value.strip():
+            return value.strip()
+    raise UserError(f"{place}: no text in {' or '.join(map(repr, names))}")
+
+
+def maybe(row: dict, names: tuple[str, ...], place: str) -> str | None:
+    """As `text_of`, None where there is none."""
+    known = [name for name in names if row.get(name) not in (None, "")]
+    return text_of(row, tuple(known), place) if known else None
+
+
+def texts_of(value: Any, what: str, place: str) -> list[str]:
+    """A list of texts.
+
+    Raises:
+        UserError: it is none; names the row.
+    """
+    if not isinstance(value, list) or not all(isinstance(v, str | int | float) for v in value):
+        raise UserError(f"{place}: {what} is no list of texts")
+    return [str(v) for v in value]

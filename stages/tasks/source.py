@@ -1,19 +1,20 @@
-"""Where a task's rows come from: a hub data set, a local folder or a JSONL file."""
+"""Where a task's rows come from: a hub data set, a local folder, a JSONL file or a JSON list."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from stages.core.errors import UserError
 from stages.core.files import read_rows
-from stages.core.params import Task, is_local
+from stages.core.params import Source, is_local
 
 TEST_SHARE = 5  # of a single file every fifth row is held out
 
 
-def splits(task: Task, hub_config: str | None = None) -> tuple[Iterable[dict], Iterable[dict]]:
+def splits(task: Source, hub_config: str | None = None) -> tuple[list[dict], list[dict]]:
     """The train and the test rows of `task.source`, each with its number as `_row` (from 1).
 
-    A single JSONL file has no splits: every fifth row of it is held out.
+    A single file has no splits, nor has a hub data set where `task.splits` names one twice: every
+    fifth row of it is held out.
 
     Raises:
         UserError: the source is missing, unreachable, malformed or empty.
@@ -21,14 +22,19 @@ def splits(task: Task, hub_config: str | None = None) -> tuple[Iterable[dict], I
     if task.source is None:
         raise UserError(
             f"task.source is null, but task {task.name} needs one: a hub id, a folder with "
-            "train.jsonl and test.jsonl, or a JSONL file"
+            "train.jsonl and test.jsonl, or a JSONL or JSON file"
         )
+    train, test = task.splits.train, task.splits.test
     if not is_local(task.source):
-        return tuple(from_hub(task, hub_config, split) for split in ("train", "test"))
+        rows = from_hub(task, hub_config, train)
+        return held_out(rows) if train == test else (rows, from_hub(task, hub_config, test))
     path = Path(task.source).expanduser()
-    if path.is_dir():
-        return tuple(numbered(path / f"{split}.jsonl") for split in ("train", "test"))
-    rows = numbered(path)
+    if path.is_dir() and train != test:
+        return tuple(numbered(path / f"{split}.jsonl") for split in (train, test))
+    return held_out(numbered(path / f"{train}.jsonl" if path.is_dir() else path))
+
+
+def held_out(rows: list[dict]) -> tuple[list[dict], list[dict]]:
     return (
         [row for row in rows if row["_row"] % TEST_SHARE],
         [row for row in rows if row["_row"] % TEST_SHARE == 0],
@@ -46,12 +52,14 @@ def with_row_numbers(rows: Iterator[dict]) -> list[dict]:
     return [{**row, "_row": number} for number, row in enumerate(rows, 1)]
 
 
-def from_hub(task: Task, config: str | None, split: str) -> list[dict]:
+def from_hub(task: Source, config: str | None, split: str) -> list[dict]:
     import datasets
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        loaded = datasets.load_dataset(task.source, config, split=split, revision=task.revision)
+        loaded = datasets.load_dataset(
+            task.source, task.config or config, split=split, revision=task.revision
+        )
     except (ConnectionError, HfHubHTTPError, datasets.exceptions.DatasetNotFoundError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(

@@ -9,6 +9,8 @@ from stages.core.errors import UserError
 from stages.tasks.problem import Problem
 from tests.conftest import merged
 
+TESTS = {"asserts": ["assert f() == 1"]}
+
 
 def rows(name: str) -> list[dict]:
     return [json.loads(line) for line in Path(f"data/{name}.jsonl").open()]
@@ -43,12 +45,56 @@ def test_the_system_prompt_names_the_tags(here, tiny):
     assert user["role"] == "user"
 
 
-def test_duplicates_and_leaks_are_dropped_and_counted():
+def test_duplicates_and_leaks_are_dropped_and_counted(raw):
+    raw["task"] = {"name": "rows", "source": "x.jsonl", "watch": "x.jsonl"}
+    loaded = params.validate(raw, "params.yaml")
     problems = [Problem("How many?", "1"), Problem("how  MANY", "1"), Problem("In test!", "1"),
                 Problem("Fine?", "2")]  # fmt: skip
-    kept, dropped = prepare.clean(problems, seen={prepare.key("in test")})
-    assert [p.question for p in kept] == ["How many?", "Fine?"]
-    assert dropped == {"duplicate": 1, "also in test": 1, "gold unusable": 0}
+    problems += [Problem("Bad gold?", ""), Problem("A trace?", "4", claimed="5"),
+                 Problem("Another?", "4", claimed="4.0"), Problem("Code?", "", tests=TESTS),
+                 Problem("Wrong code?", "def f(): return 2", tests=TESTS)]  # fmt: skip
+    seen = {prepare.key("in test")}
+    kept, dropped = prepare.clean(problems, loaded.task, loaded, seen, frozenset(seen))
+    assert [p.question for p in kept] == ["How many?", "Fine?", "Another?", "Code?"]
+    assert dropped == {"duplicate": 1, "also in test": 1, "gold unusable": 2, "trace not right": 1}
+
+
+def test_a_mixture_divides_by_weight_and_keeps_each_rows_own_judge(here, tiny):
+    code = [{"problem": f"Return {n}.", "tests": [f"assert f() == {n}"],
+             "solution": f"def f(): return {n}"} for n in range(20)]  # fmt: skip
+    choice = [{"question": f"{n}?", "options": ["A)1", "B)2"], "answer": "b"} for n in range(40)]
+    Path("raw").mkdir()
+    for name, made in (("code", code), ("choice", choice)):
+        Path(f"raw/{name}.jsonl").write_text("\n".join(map(json.dumps, made)))
+    tiny["task"] = {
+        "name": "mix", "watch": "raw", "demonstrations": 16, "pool": 12, "dev": 4, "test": 8,
+        "of": {"sums": {"name": "arithmetic", "weight": 2},
+               "code": {"name": "rows", "source": "raw/code.jsonl"},
+               "choice": {"name": "rows", "source": "raw/choice.jsonl", "test": 3}},
+    }  # fmt: skip
+    report = prepare.body(params.validate(tiny, "params.yaml"), run=None)
+    assert report["tasks"] == {
+        "sums": {"demonstrations": 8, "pool": 6, "dev": 2, "test": 4},
+        "code": {"demonstrations": 4, "pool": 3, "dev": 1, "test": 2},
+        "choice": {"demonstrations": 4, "pool": 3, "dev": 1, "test": 3},
+    }
+    for name in ("sft", "grpo", "dev", "test"):
+        made = rows(name)
+        assert len({tuple(row) for row in made}) == 1, "the same columns in every row"
+        for row in made:
+            assert (row["options"] is not None) is (row["task"] == "choice")
+            assert (row["tests"] is not None) is (row["task"] == "code")
+            assert "percent" not in row and "aliases" not in row
+    assert [row["task"] for row in rows("sft")] != sorted(row["task"] for row in rows("sft"))
+
+
+def test_code_without_solutions_serves_for_grpo_only(here, tiny):
+    made = [{"problem": f"Return {n}.", "tests": [f"assert f() == {n}"]} for n in range(20)]
+    Path("rows.jsonl").write_text("\n".join(map(json.dumps, made)))
+    tiny["task"] = {"name": "rows", "source": "rows.jsonl", "watch": "rows.jsonl",
+                    "demonstrations": 0, "pool": 10}  # fmt: skip
+    prepare.body(params.validate(tiny, "params.yaml"), run=None)
+    assert len(rows("sft")) == 0 and len(rows("grpo")) == 10
 
 
 def test_more_than_there_is_cannot_be_had(here, tiny):

@@ -67,6 +67,52 @@ def test_other_tags():
     assert fmt.answer(text) == "6"
 
 
+STYLES = [
+    Format("", "", r"\boxed{", "}"),
+    Format("<think>", "</think>", r"\boxed{", "}"),
+    Format("", "", "####", ""),
+    Format("<think>", "</think>", "####", ""),
+    Format("<think>", "</think>", "", ""),
+    Format("", "", "<answer>", "</answer>"),
+]
+NO_MARKS = st.text("ab1+= ", min_size=1).filter(str.strip)
+
+
+@pytest.mark.parametrize("fmt", STYLES, ids=str)
+@given(answer=NO_MARKS, working=NO_MARKS)
+def test_every_style_reads_back_what_it_renders(fmt, answer, working):
+    text = fmt.render(answer, working)
+    assert fmt.answer(text) == answer.strip()
+    assert fmt.compliant(text) and fmt.shows_working(text)
+    alone = fmt.render(answer)
+    assert fmt.answer(alone) == answer.strip()
+    assert not fmt.compliant(alone) and not fmt.shows_working(alone)
+
+
+@pytest.mark.parametrize(
+    ("fmt", "text", "answer", "compliant"),
+    [
+        (STYLES[0], r"so \boxed{5} or \boxed{\frac{1}{2}}", r"\frac{1}{2}", False),
+        (STYLES[0], "the answer is 5", None, False),
+        (STYLES[1], r"<think>\boxed{5}</think> none", None, False),
+        (STYLES[1], r"<think>w</think> so \boxed{5}.", "5", True),
+        (STYLES[2], "2+3=5\n#### 5\nand more", "5", False),
+        (STYLES[2], "w\n#### 5\n#### 6", None, False),
+        (STYLES[2], "w\n####\n", "", False),
+        (STYLES[4], "<think>w</think> The answer is 5.", "5", True),
+    ],
+)
+def test_answers_without_a_pair_of_tags(fmt, text, answer, compliant):
+    assert fmt.answer(text) == answer
+    assert fmt.compliant(text) is compliant
+
+
+def test_an_answer_is_short_its_content_need_not_be():
+    long = "x = 1\n" * 400
+    assert FMT.answer(FMT.render(long)) is None
+    assert FMT.content(FMT.render(long)) == long.strip()
+
+
 def test_hostile_completions_cost_little():
     texts = ["<think>" * 50_000, "<answer>" * 50_000, "<think>x</think>" + "<answer>" * 50_000,
              "<think> " + " \n" * 100_000 + "</think><answer> " + " " * 100_000]  # fmt: skip

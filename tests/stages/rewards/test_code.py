@@ -4,7 +4,7 @@ import pytest
 
 from stages.answers.format import Format
 from stages.core.errors import UserError
-from stages.rewards.code import as_tests, code, unit_tests
+from stages.rewards.code import unit_tests
 
 FMT = Format()
 ASSERTS = ["assert double(2) == 4", "assert double(0) == 0", "assert double(-1) == -2"]
@@ -45,22 +45,13 @@ def test_cheating_earns_nothing(source):
     assert score(fenced(source), tests=ASSERTS, seconds=3) == [0.0]
 
 
-@pytest.mark.parametrize(
-    ("completion", "wanted"),
-    [
-        (FMT.render("x = 1", "w"), "x = 1"),
-        (FMT.render("first ```python\na\n``` then\n```\nb\n```", "w"), "b\n"),
-        ("<think>w</think>\n```py\nc\n```\n", "c\n"),
-        ("<think>```python\nnot this\n```</think> none", None),
-        ("<answer>never ends", None),
-        ("", None),
-    ],
-)
-def test_the_code_of_a_completion(completion, wanted):
-    assert code(completion, FMT) == wanted
+def test_rows_without_tests_in_a_mixture_cannot_be_judged():
+    columns = {"tests": [{"asserts": ASSERTS, "inputs": None}, None], "fmt": FMT}
+    right = fenced("def double(n): return 2 * n")
+    assert unit_tests([right, right], **columns) == [1.0, None]
 
 
-@pytest.mark.parametrize("tests", [[], [1], [{"input": "1"}], ["assert True", {"input": ""}]])
-def test_a_row_without_tests_is_a_mistake(tests):
-    with pytest.raises(UserError, match='needs a column "tests"'):
-        as_tests(tests)
+def test_no_tests_at_all_is_a_mistake():
+    for tests in (None, [None], [[]]):
+        with pytest.raises(UserError, match='needs a column "tests"'):
+            unit_tests([""], fmt=FMT, tests=tests)

@@ -1,0 +1,87 @@
+"""The one grader: the reward of training and the score of evaluation are the same function.
+
+What a row holds decides how it is graded: `tests` run the completion's code, `aliases` compare
+words, all else compares the answer with the gold, with `options` as a multiple choice.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from stages.answers.equality import equal
+from stages.answers.find import final_answer, last_number
+from stages.answers.format import Format
+from stages.answers.words import same_words
+from stages.core import code
+
+JUDGED_BY = ("gold", "percent", "options", "aliases", "tests")  # columns of a row
+Answer = str | None
+
+
+@dataclass(frozen=True)
+class Grade:
+    """What a completion is worth: the extracted answer and the verdicts.
+
+    `correct` is None where the sandbox itself failed, so that nothing can be said.
+    """
+
+    answer: Answer
+    correct: bool | None
+    compliant: bool
+    shows_working: bool
+
+
+def grade(completion: str, row: dict, fmt: Format) -> Grade:
+    """Grades one completion against its row in the given format."""
+    return grades([completion], [row], fmt)[0]
+
+
+def grades(completions: Sequence[str], rows: Sequence[dict], fmt: Format) -> list[Grade]:
+    """Grades completions, those with code side by side.
+
+    Args:
+        completions: one per row, as text.
+        rows: each with its `gold` and what else it is judged by, see `JUDGED_BY`.
+        fmt: where the answer stands.
+
+    Raises:
+        UserError: code is to run and this machine has no sandbox.
+    """
+    found = [plainly(c, row, fmt) for c, row in zip(completions, rows, strict=True)]
+    at = [i for i, row in enumerate(rows) if row.get("tests") and found[i].answer is not None]
+    verdicts = code.run([(found[i].answer, rows[i]["tests"]) for i in at])
+    for i, verdict in zip(at, verdicts, strict=True):
+        right = None if verdict.passed is None else verdict.passed == verdict.total
+        found[i] = replace(found[i], correct=right)
+    return found
+
+
+def plainly(completion: str, row: dict, fmt: Format) -> Grade:
+    """The grade of a completion before any code has run."""
+    is_code = bool(row.get("tests"))
+    answer = code.program(completion, fmt) if is_code else fmt.answer(completion)
+    return Grade(
+        answer=answer,
+        correct=not is_code and right(answer, row),
+        compliant=fmt.compliant(completion),
+        shows_working=fmt.shows_working(completion),
+    )
+
+
+def right(answer: Answer, row: dict) -> bool:
+    """Is an extracted answer the row's? Not for code."""
+    if row.get("aliases") is not None:
+        return same_words([row["gold"], *row["aliases"]], answer)
+    return equal(row["gold"], answer, row.get("percent") or "unit", row.get("options"))
+
+
+def flexible(completion: str, row: dict, fmt: Format) -> bool | None:
+    """Right wherever the answer stands: in the format, else boxed, marked, or the last number.
+
+    Beside the strict verdict it tells a wrong answer from one in the wrong place.
+    """
+    strict = grade(completion, row, fmt)
+    if strict.correct or strict.answer is not None or row.get("tests"):
+        return strict.correct
+    behind = fmt.after_thinking(completion)
+    behind = completion if behind is None else behind
+    return right(final_answer(behind) or last_number(behind), row)
