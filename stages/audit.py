@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stages import rewards
+from stages.answers import worker
 from stages.answers.equality import number
 from stages.answers.format import BOX, Format
 from stages.core import stage
@@ -50,6 +51,7 @@ def body(params: Params, run: Run) -> dict:
         "false_negative_rate": found["false_negative_rate"],
         "false_positive_rate": found["false_positive_rate"],
         "completions_per_second": round((found["golds"] + found["probes"]) / seconds),
+        **worker.trouble(),
     }
 
 

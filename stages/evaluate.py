@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from stages.answers import worker
 from stages.answers.format import Format
 from stages.core import stage
 from stages.core.errors import UserError
@@ -50,7 +51,8 @@ def body(model: str, params: Params, run: Run) -> dict:
     scores = summary(rows)
     rates = {k: v for k, v in scores.items() if k != "n"}
     run.summary({f"{model}.{params.task.name}.{k}": v for k, v in rates.items()})
-    return {"parameters": models.parameters(language_model.model), params.task.name: scores}
+    return {"parameters": models.parameters(language_model.model), params.task.name: scores,
+            **worker.trouble()}  # fmt: skip
 
 
 def load(folder: Path, params: Params, bar_answer: bool, shown: Callable[[int], None]) -> "HFLM":

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from stages import rewards
+from stages.answers import worker
 from stages.answers.format import Format
 from stages.core import stage
 from stages.core.errors import UserError
@@ -71,8 +72,9 @@ def body(params: Params, run: Run) -> dict:
     write_rows(ROLLOUTS, trainer.rollouts)
     run.write_curve(CURVE)
     run.artifact(ROLLOUTS)
-    return run.last("mean_reward", "accuracy", "format_compliance_rate", "high_reward_rate",
-                    "kl_div", "entropy", "truncated", "dead_groups")  # fmt: skip
+    final = run.last("mean_reward", "accuracy", "format_compliance_rate", "high_reward_rate",
+                     "kl_div", "entropy", "truncated", "dead_groups")  # fmt: skip
+    return {**final, **worker.trouble()}
 
 
 def require_a_batch(rows: list[dict], grpo: Grpo) -> None:

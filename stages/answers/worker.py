@@ -37,6 +37,11 @@ def counts() -> dict[str, int]:
     return {name: _counts[name] for name in ("asked", "kept", "timed_out", "crashed")}
 
 
+def trouble() -> dict[str, int]:
+    """Answers that no equality was found for, because the worker was too slow or died."""
+    return {f"verifier_{name}": _counts[name] for name in ("timed_out", "crashed")}
+
+
 def same(gold: str, answer: str, percent: str) -> bool:
     """`compare.same` with algebra. A time-out or a crash is no equality, and counted."""
     question = gold, answer, percent
