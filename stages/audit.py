@@ -20,7 +20,6 @@ from stages.core.files import read_rows, write_json
 from stages.core.params import Params
 from stages.core.stage import Run, log
 from stages.rewards.combine import one
-from stages.rewards.text import stand_in_ids
 
 ROWS, OUT = Path("data/grpo.jsonl"), Path("data/audit.json")
 NAMED = 10  # rows at fault that are named
@@ -122,13 +121,9 @@ def judge(
     verdicts: list[Scores | None] = [None] * len(rows)
     if not at:
         return verdicts
-    columns = {name: [rows[i].get(name) for i in at] for name in rows[0]}
-    columns["prompts"] = columns.pop("prompt")
-    columns["completions"] = [[{"role": "assistant", "content": completions[i]}] for i in at]
-    columns["completion_ids"] = [stand_in_ids(completions[i]) for i in at]
-    scores = [function(**columns) for function in functions]
-    for i, sample in zip(at, zip(*scores, strict=True), strict=True):
-        verdicts[i] = list(sample)
+    scores = rewards.judge(functions, [rows[i] for i in at], [completions[i] for i in at])
+    for i, sample in zip(at, scores, strict=True):
+        verdicts[i] = sample
     return verdicts
 
 

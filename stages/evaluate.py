@@ -1,161 +1,300 @@
-"""evaluate: one model on the held-out problems, through lm-eval, greedy.
+"""evaluate: one model on the held-out problems, through lm-eval.
 
-`python -m stages.evaluate MODEL`, where MODEL is base, sft, control, grpo or student. `control` is
-the SFT model made to show its working: its completion is barred from opening with the answer. Every
-sample's row is kept.
+As a stage: `python -m stages.evaluate MODEL`, where MODEL is base, sft, control, grpo or student.
+`control` is the SFT model made to show its working: its completion is barred from opening with the
+answer. On its own, with any model folder (or hub id) and any rows:
+
+    python -m stages.evaluate --model PATH --data FILE [--task NAME] [--num-samples N]
+                              [--samples-per-prompt K] --output-dir DIR
+
+Greedy; with `samples_per_prompt` also k samples a problem. Every sample's row is kept.
 """
 
+import argparse
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
-import yaml
-
+from stages import rewards, tasks
 from stages.answers import worker
-from stages.answers.format import Format
-from stages.core import stage
+from stages.answers.equality import equal
+from stages.core import harness, stage
+from stages.core import params as parameters
 from stages.core.errors import UserError
-from stages.core.files import read_rows, write_rows
-from stages.core.grade import grade
-from stages.core.params import Params
+from stages.core.files import read_rows, write_json, write_rows
+from stages.core.grade import Grade, flexible, grades
+from stages.core.harness import Completion
+from stages.core.params import Params, Source
+from stages.core.progress import Progress
 from stages.core.stage import Run
-from stages.core.statistics import wilson
+from stages.core.statistics import maj_at_k, mean_interval, pass_at_k, standard_error, wilson
 
-if TYPE_CHECKING:
-    from lm_eval.models.huggingface import HFLM
-
-TEST = Path("data/test.jsonl")
 FOLDERS = {"base": "base", "sft": "sft", "control": "sft", "grpo": "grpo", "student": "student"}
-TASK_FILE = Path(__file__).parent / "tasks" / "graded.yaml"
-RATES = {"accuracy": "correct", "format_compliance_rate": "compliant",
-         "shows_working": "shows_working"}  # fmt: skip
+SHOTS = Path("data/shots.jsonl")
+HIGH_REWARD = 0.8
+LOG_EVERY = 10  # seconds between two progress lines, on its own
+
+
+class Result(NamedTuple):
+    """Rows of samples, and for each task its measures with their errors and intervals."""
+
+    samples: list[dict]
+    measures: dict[str, dict[str, dict[str, float]]]
+    metrics: dict[str, Any]
 
 
 def body(model: str, params: Params, run: Run) -> dict:
-    from stages.core import models
-
-    run.dataset(TEST, "test")
-    folder = Path("models", FOLDERS[model])
-    rows = list(read_rows(TEST))[: params.evaluate.num_samples]
+    data = Path(f"data/{params.evaluate.split}.jsonl")
+    run.dataset(data, params.evaluate.split)
+    rows = list(read_rows(data))[: params.evaluate.num_samples]
     if not rows:
-        raise UserError(f"{TEST} has no rows: look at `task` in params.yaml")
-    shown = partial(run.progress.update, total=len(rows))
-    language_model = load(folder, params, bar_answer=model == "control", shown=shown)
-    samples = judged(language_model, rows, params)
-    rows = [sample_row(sample, params.format.tags) for sample in samples]
-    path = Path("samples", f"{model}.jsonl")
-    write_rows(path, rows)
-    run.artifact(path)
-    scores = summary(rows)
-    rates = {k: v for k, v in scores.items() if k != "n"}
-    run.summary({f"{model}.{params.task.name}.{k}": v for k, v in rates.items()})
-    return {"parameters": models.parameters(language_model.model), params.task.name: scores,
-            **worker.trouble()}  # fmt: skip
+        raise UserError(f"{data} has no rows: look at `task` in params.yaml")
+    folder = Path("models", FOLDERS[model])
+    result = evaluated(folder, rows, params, run.progress, bar_answer=model == "control")
+    save(result, Path("samples"), model)
+    run.artifact(Path("samples", f"{model}.jsonl"))
+    run.summary({f"{model}.{task}.{name}": measure["value"]
+                 for task, measures in result.measures.items()
+                 for name, measure in measures.items()})  # fmt: skip
+    return result.metrics
 
 
-def load(folder: Path, params: Params, bar_answer: bool, shown: Callable[[int], None]) -> "HFLM":
-    """The model as lm-eval's own Hugging Face model, with the project's tokenizer settings.
-
-    Args:
-        folder: of the model.
-        params: for the format, the attention and the batch size.
-        bar_answer: whether a completion may not open with the answer.
-        shown: told how many prompts are done.
-    """
-    from lm_eval.models.huggingface import HFLM
-    from transformers import LogitsProcessorList
-
+def evaluated(
+    folder: Path, rows: list[dict], params: Params, progress: Progress, bar_answer: bool = False
+) -> Result:
+    """A model's answers to prepared rows, judged."""
     from stages.core import models
-    from stages.core.generation import BarredOpening
 
-    tokenizer = models.load_tokenizer(folder)
-    opening = tokenizer(params.format.tags.opening, add_special_tokens=False)["input_ids"]
-
-    class Model(HFLM):
-        done = 0
-
-        def generate_until(self, requests, disable_tqdm=False):
-            return super().generate_until(requests, disable_tqdm=True)  # `shown` instead
-
-        def _model_generate(self, context, *arguments, **options):
-            if bar_answer:
-                barred = BarredOpening(context.shape[1], opening)
-                options["logits_processor"] = LogitsProcessorList([barred])
-            generated = super()._model_generate(context, *arguments, **options)
-            self.done += len(context)
-            shown(self.done)
-            return generated
-
-    return Model(
-        pretrained=models.load_model(folder, params.base.attn_implementation, dtype="auto").eval(),
-        tokenizer=tokenizer,
-        backend="causal",
-        batch_size=params.evaluate.batch_size,
-        add_bos_token=False,  # the chat template writes it where the model has one (trl#1400)
+    total = len(rows) * (1 + params.evaluate.samples_per_prompt)
+    model = harness.language_model(
+        folder, params, bar_answer, partial(progress.update, total=total)
     )
+    shots = list(read_rows(SHOTS))[: params.evaluate.few_shot] if params.evaluate.few_shot else []
+    outcome = harness.run(model, rows, shots, params)
+    samples = judged(rows, outcome, model, params)
+    by_task = {task: [s for s in samples if s["task"] == task] for task in tasks_of(rows)}
+    measures = {task: measured(own, params) for task, own in by_task.items()}
+    metrics = {
+        "parameters": models.count_parameters(folder),
+        "tokens": sum(sample["tokens"] for sample in samples),
+        **{task: point_values(own, measures[task]) for task, own in by_task.items()},
+        **worker.trouble(),
+    }
+    if official := harness.official(model, params):
+        metrics["lm_eval"] = official
+    return Result(samples, measures, metrics)
 
 
-def judged(model: "HFLM", rows: list[dict], params: Params) -> list[dict]:
-    """lm-eval's per-sample records of the `graded` task on these rows."""
-    from datasets import Dataset
-    from lm_eval import simple_evaluate
-    from lm_eval.tasks import TaskManager
-
-    def process_results(doc: dict, completions: list[str]) -> dict[str, float]:
-        verdict = grade(completions[0], doc, params.format.tags)
-        return {rate: float(bool(getattr(verdict, name))) for rate, name in RATES.items()}
-
-    system = [m["content"] for m in rows[0]["prompt"] if m["role"] == "system"]
-    task = yaml.safe_load(TASK_FILE.read_text())
-    task["custom_dataset"] = lambda **_: {"test": Dataset.from_list(rows)}
-    task["generation_kwargs"]["max_gen_toks"] = params.evaluate.max_completion_length
-    task["process_results"] = process_results
-    results = simple_evaluate(
-        model=model,
-        tasks=[task],
-        task_manager=TaskManager(include_defaults=False),
-        system_instruction=system[0] if system else None,
-        apply_chat_template=True,
-        bootstrap_iters=0,
-        log_samples=True,
-    )
-    return results["samples"]["graded"]
+def tasks_of(rows: list[dict]) -> list[str]:
+    return list(dict.fromkeys(row["task"] for row in rows))
 
 
-def sample_row(sample: dict, fmt: Format) -> dict[str, Any]:
-    doc, completion = sample["doc"], sample["resps"][0][0]
-    verdict = grade(completion, doc, fmt)
+def judged(
+    rows: list[dict], outcome: harness.Outcome, model: Any, params: Params
+) -> list[dict[str, Any]]:
+    """A row for each greedy completion; where problems were sampled, with their samples."""
+    fmt, limit = params.format.tags, params.evaluate.max_completion_length
+    functions, weights = rewards.load(params.evaluate.rewards, fmt, "evaluate")
+    scores = rewards.judge(functions, rows, outcome.greedy)
+    samples = []
+    for row, prompt, text, verdict, score in zip(
+        rows, outcome.prompts, outcome.greedy, grades(outcome.greedy, rows, fmt), scores,
+        strict=True,
+    ):  # fmt: skip
+        completion = harness.completion(model, text, limit)
+        loose = bool(flexible(text, row, fmt))
+        samples.append({
+            "task": row["task"], "question": row["question"], "gold": row["gold"],
+            "level": row["level"], "prompt": prompt, "completion": text, "answer": verdict.answer,
+            "correct": bool(verdict.correct), "flexible": loose, "compliant": verdict.compliant,
+            "shows_working": verdict.shows_working, "reward": rewards.total(score, weights),
+            "tokens": completion.tokens, "truncated": not completion.ended,
+            "error": error(verdict, loose, completion),
+        })  # fmt: skip
+    for sample, row, texts in zip(samples, rows, outcome.sampled, strict=False):
+        verdicts = grades(texts, [row] * len(texts), fmt)
+        sample["samples"] = [{"completion": text, "answer": v.answer, "correct": bool(v.correct)}
+                             for text, v in zip(texts, verdicts, strict=True)]  # fmt: skip
+    return samples
+
+
+def error(verdict: Grade, loose: bool, completion: Completion) -> str | None:
+    """Why a completion is not right: the first of these that holds.
+
+    truncation: cut off at its limit; extraction: the right answer, in the wrong place; format: no
+    answer that could be read; reasoning: a wrong answer; sandbox: its code could not be run.
+    """
+    if verdict.correct:
+        return None
+    if verdict.correct is None:
+        return "sandbox"
+    if not completion.ended:
+        return "truncation"
+    if verdict.answer is None:
+        return "extraction" if loose else "format"
+    return "reasoning"
+
+
+def measured(samples: list[dict], params: Params) -> dict[str, dict[str, float]]:
+    """measure -> value, standard error and 95 % interval over one task's problems."""
+    rates = {
+        "accuracy": "correct",
+        "flexible_accuracy": "flexible",
+        "format_compliance_rate": "compliant",
+        "shows_working": "shows_working",
+        "truncated": "truncated",
+    }
+    found = {name: measure([float(s[of]) for s in samples]) for name, of in rates.items()}
+    judged = [s["reward"] for s in samples if s["reward"] is not None]
+    if judged:
+        found["mean_reward"] = measure(judged, bounds=None)
+        found["high_reward_rate"] = measure([float(r > HIGH_REWARD) for r in judged])
+    if k := params.evaluate.samples_per_prompt:
+        right = [sum(s["correct"] for s in sample["samples"]) for sample in samples]
+        for n in sorted({1, k}):
+            found[f"pass@{n}"] = measure([pass_at_k(k, c, n) for c in right])
+        found[f"maj@{k}"] = measure([majority(sample["samples"]) for sample in samples])
+    return found
+
+
+def measure(
+    values: Sequence[float], bounds: tuple[float, float] | None = (0.0, 1.0)
+) -> dict[str, float]:
+    value = sum(values) / len(values)
+    if bounds and set(values) <= {0.0, 1.0}:
+        low, high = wilson(round(sum(values)), len(values))
+    else:
+        low, high = mean_interval(values, bounds)
+    return {"value": value, "stderr": standard_error(values), "low": low, "high": high}
+
+
+def majority(samples: list[dict]) -> float:
+    """maj@k of one problem: answers that are equal vote together, no answer does not vote."""
+    heads: list[str] = []
+    votes: list[int | None] = []
+    for sample in samples:
+        votes.append(None if sample["answer"] is None else place(sample["answer"], heads))
+    right = {vote for vote, s in zip(votes, samples, strict=True) if s["correct"]}
+    return maj_at_k(votes, right - {None})
+
+
+def place(answer: str, heads: list[str]) -> int:
+    """The index of the first answer that this one equals; a new one is added."""
+    for index, head in enumerate(heads):
+        if equal(head, answer):
+            return index
+    heads.append(answer)
+    return len(heads) - 1
+
+
+def point_values(samples: list[dict], measures: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """What the metrics file holds of a task; errors and intervals of all stand beside samples."""
+    values = {name: found["value"] for name, found in measures.items()}
+    accuracy = measures["accuracy"]
     return {
-        "question": doc["question"],
-        "gold": doc["gold"],
-        "level": doc["level"],
-        "prompt": sample["arguments"][0][0],
-        "completion": completion,
-        "answer": verdict.answer,
-        "correct": bool(verdict.correct),
-        "compliant": verdict.compliant,
-        "shows_working": verdict.shows_working,
+        "n": len(samples),
+        "accuracy": values.pop("accuracy"),
+        "low": accuracy["low"],
+        "high": accuracy["high"],
+        "stderr": accuracy["stderr"],
+        **values,
+        "errors": dict(Counter(s["error"] for s in samples if s["error"])),
     }
 
 
-def summary(rows: list[dict]) -> dict[str, float]:
-    """Rates over all samples, accuracy with its 95 % interval."""
-    n = len(rows)
-    low, high = wilson(sum(row["correct"] for row in rows), n)
-    return {
-        "n": n,
-        "accuracy": sum(row["correct"] for row in rows) / n,
-        "low": low,
-        "high": high,
-        "format_compliance_rate": sum(row["compliant"] for row in rows) / n,
-        "shows_working": sum(row["shows_working"] for row in rows) / n,
-    }
+def save(result: Result, folder: Path, name: str) -> None:
+    write_rows(folder / f"{name}.jsonl", result.samples)
+    write_json(folder / f"{name}.json", result.measures)
+
+
+def main() -> None:
+    if len(sys.argv) == 2 and sys.argv[1] in FOLDERS:
+        model = sys.argv[1]
+        stage.main(f"evaluate@{model}", lambda params, run: body(model, params, run))
+    else:
+        standalone(arguments())
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m stages.evaluate",
+        description=f"A stage: python -m stages.evaluate {{{','.join(FOLDERS)}}}. On its own:",
+    )
+    known = ", ".join(tasks.READERS)
+    parser.add_argument("--model", required=True, help="model folder, or hub id")
+    parser.add_argument("--data", required=True, type=Path, help="JSONL or JSON rows")
+    parser.add_argument("--task", default="rows", help=f"how raw rows are read: rows, {known}")
+    parser.add_argument("--num-samples", type=int, metavar="N", help="problems; default: all")
+    parser.add_argument("--samples-per-prompt", type=int, default=0, metavar="K")
+    parser.add_argument("--max-completion-length", type=int, metavar="TOKENS")
+    parser.add_argument("--output-dir", required=True, type=Path)
+    parser.add_argument("--params", type=Path, default=parameters.PARAMS, metavar="FILE")
+    return parser.parse_args()
+
+
+def standalone(asked: argparse.Namespace) -> None:
+    stage.set_environment()
+    try:
+        params = with_options(parameters.load(asked.params), asked)
+        rows = standalone_rows(asked, params)
+        progress = Progress("evaluate", LOG_EVERY)
+        stage.set_up_log("evaluate")
+        where = Path(asked.model) if Path(asked.model).is_dir() else asked.model
+        result = evaluated(where, rows, params, progress)
+    except UserError as error:
+        sys.exit(f"evaluate: {error}")
+    save(result, asked.output_dir, "samples")
+    write_json(asked.output_dir / "metrics.json", result.metrics)
+    print(table(result))
+    print(f"every sample: {asked.output_dir / 'samples.jsonl'}")
+
+
+def with_options(params: Params, asked: argparse.Namespace) -> Params:
+    changes: dict[str, Any] = {"samples_per_prompt": asked.samples_per_prompt}
+    if asked.max_completion_length:
+        changes["max_completion_length"] = asked.max_completion_length
+    evaluate = params.evaluate.model_copy(update=changes)
+    return parameters.Params.model_copy(params, update={"evaluate": evaluate})
+
+
+def standalone_rows(asked: argparse.Namespace, params: Params) -> list[dict]:
+    """Prepared rows as they are; raw ones are read as the task's.
+
+    Raises:
+        UserError: no such task, or a row that will not do; names it.
+    """
+    if asked.task not in (*tasks.READERS, "rows"):
+        raise UserError(f"--task {asked.task}: there are rows, {', '.join(tasks.READERS)}")
+    task = Source(name=asked.task)
+    found = []
+    for number, raw in enumerate(read_rows(asked.data), 1):
+        if number > (asked.num_samples or number):
+            break
+        if "prompt" in raw and "gold" in raw:
+            found.append(raw)
+        else:
+            problem = tasks.read(raw, f"{asked.data}, row {number}", task)
+            found.append(tasks.row(problem, asked.task, task, params.format))
+    if not found:
+        raise UserError(f"{asked.data} has no rows")
+    return found
+
+
+def table(result: Result) -> str:
+    lines = []
+    for task, measures in result.measures.items():
+        count = sum(sample["task"] == task for sample in result.samples)
+        lines.append(f"{task}: {count} problems")
+        for name, m in measures.items():
+            lines.append(
+                f"  {name:<24}{m['value']:.3f}  +- {m['stderr']:.3f}"
+                f"  [{m['low']:.3f}, {m['high']:.3f}]"
+            )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or sys.argv[1] not in FOLDERS:
-        sys.exit(f"usage: python -m stages.evaluate {{{','.join(FOLDERS)}}}")
-    name = sys.argv[1]
-    stage.main(f"evaluate@{name}", lambda params, run: body(name, params, run))
+    main()

@@ -7,19 +7,22 @@ completion to learn.
 import random
 import unicodedata
 from collections.abc import Iterable, Iterator
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from stages import tasks
 from stages.core import stage
 from stages.core.errors import UserError
 from stages.core.files import write_json, write_rows
 from stages.core.grade import grades, right
-from stages.core.params import GENERATED, Params, Source
+from stages.core.params import GENERATED, MAX_SHOTS, Params, Source
 from stages.core.stage import Run
 from stages.tasks.problem import Problem
 
-SFT, GRPO, DEV, TEST = (Path(f"data/{name}.jsonl") for name in ("sft", "grpo", "dev", "test"))
+SFT, GRPO, SHOTS, DEV, TEST = (
+    Path(f"data/{name}.jsonl") for name in ("sft", "grpo", "shots", "dev", "test")
+)
 REPORT = Path("data/report.json")
 
 
@@ -46,6 +49,7 @@ def body(params: Params, run: Run) -> dict:
 
     write(SFT, demonstrations(sides, params), params.seed)
     write(GRPO, rows("pool", sides, params, working=True), params.seed)
+    write(SHOTS, shots(sides, params), None)
     write(DEV, rows("dev", sides, params), None)
     write(TEST, rows("test", sides, params), None)
     report = summary(sides, dropped)
@@ -75,7 +79,9 @@ def clean(
         question = key(problem.question)
         if question in seen:
             dropped["also in test" if question in in_test else "duplicate"] += 1
-        elif problem.claimed is not None and not right(problem.claimed, judged_by(problem, task)):
+        elif problem.claimed is not None and not right(
+            problem.claimed, tasks.judged_by(problem, task)
+        ):
             dropped["trace not right"] += 1
         else:
             seen.add(question)
@@ -83,11 +89,18 @@ def clean(
     if task.name in GENERATED:
         return fresh, dropped  # right by construction, which the tasks' tests check
     golds = [params.format.tags.render(problem.gold) for problem in fresh]
-    verdicts = grades(golds, [judged_by(problem, task) for problem in fresh], params.format.tags)
+    verdicts = grades(
+        golds, [tasks.judged_by(problem, task) for problem in fresh], params.format.tags
+    )
     kept = [problem for problem, verdict in zip(fresh, verdicts, strict=True)
             if verdict.correct or unsolved(problem)]  # fmt: skip
     dropped["gold unusable"] = len(fresh) - len(kept)
     return kept, dropped
+
+
+def claims_right(problem: Problem, task: Source) -> bool:
+    """False for a trace whose own answer is not right, whatever it says of itself."""
+    return problem.claimed is None or right(problem.claimed, tasks.judged_by(problem, task))
 
 
 def unsolved(problem: Problem) -> bool:
@@ -130,34 +143,14 @@ def require_some(sides: dict[str, Sides], params: Params) -> None:
                 raise UserError(f"task: no {what} left of {part.source or name}")
 
 
-def judged_by(problem: Problem, task: Source) -> dict[str, Any]:
-    """The columns that a completion is judged by; the same ones in every row of a file."""
-    return {
-        "gold": problem.gold,
-        "percent": task.percent,
-        "options": problem.options,
-        "aliases": problem.aliases,
-        "tests": problem.tests,
-    }
-
-
-def row(problem: Problem, task: str, params: Params) -> dict[str, Any]:
-    return {
-        "prompt": tasks.prompt(problem.question, params.format),
-        "question": problem.question,
-        **judged_by(problem, params.task.parts[task]),
-        "level": problem.level,
-        "task": task,
-    }
-
-
 def rows(
     what: str, sides: dict[str, Sides], params: Params, working: bool = False
 ) -> Iterator[dict]:
     for task, side in sides.items():
+        part = params.task.parts[task]
         for problem in getattr(side, what):
             shown = {"working": problem.working} if working else {}
-            yield {**row(problem, task, params), **shown}
+            yield {**tasks.row(problem, task, part, params.format), **shown}
 
 
 def demonstrations(sides: dict[str, Sides], params: Params) -> Iterator[dict]:
@@ -166,10 +159,22 @@ def demonstrations(sides: dict[str, Sides], params: Params) -> Iterator[dict]:
     for task, side in sides.items():
         for problem in side.demonstrations:
             hidden = chosen.random() < params.task.answer_only.get(problem.level or "", 0.0)
-            working = None if hidden else problem.working
-            content = params.format.tags.render(problem.gold, working)
-            completion = [{"role": "assistant", "content": content}]
-            yield {**row(problem, task, params), "completion": completion}
+            yield demonstration(problem, task, params, None if hidden else problem.working)
+
+
+def demonstration(problem: Problem, task: str, params: Params, working: str | None) -> dict:
+    content = params.format.tags.render(problem.gold, working)
+    completion = [{"role": "assistant", "content": content}]
+    row = tasks.row(problem, task, params.task.parts[task], params.format)
+    return {**row, "completion": completion}
+
+
+def shots(sides: dict[str, Sides], params: Params) -> Iterator[dict]:
+    """The first demonstrations of each task in turn, with their working: for few-shot prompts."""
+    turns = zip_longest(*(side.demonstrations[:MAX_SHOTS] for side in sides.values()))
+    named = [pair for turn in turns for pair in zip(sides, turn, strict=True) if pair[1]]
+    for task, problem in named[:MAX_SHOTS]:
+        yield demonstration(problem, task, params, problem.working)
 
 
 def write(path: Path, made: Iterable[dict], seed: int | None) -> None:

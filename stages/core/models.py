@@ -168,6 +168,17 @@ def parameters(model: "PreTrainedModel") -> int:
     return sum(p.numel() for p in model.parameters())
 
 
+def count_parameters(where: Path | str) -> int:
+    """A model's parameters, from its configuration alone; tied weights count once."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with reachable(where):
+        config = AutoConfig.from_pretrained(**located(where))
+    with torch.device("meta"):
+        return parameters(AutoModelForCausalLM.from_config(config))
+
+
 def from_scratch(shape: Any, tokenizer: "PreTrainedTokenizerBase", seed: int) -> "PreTrainedModel":
     """A randomly initialised Llama-architecture decoder with tied embeddings.
 

@@ -20,6 +20,8 @@ from stages.core.errors import UserError
 
 PARAMS = Path("params.yaml")
 
+MAX_SHOTS = 8  # demonstrations that prepare keeps for few-shot prompts
+
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -213,9 +215,16 @@ class Distill(Training):
 
 
 class Evaluate(Section):
+    split: Literal["test", "dev"] = "test"
     num_samples: int | None = Field(None, ge=1)
-    batch_size: Count
+    batch_size: Count | Literal["auto"] = "auto"
     max_completion_length: Count
+    samples_per_prompt: int = Field(0, ge=0)
+    temperature: Positive = 1.0
+    few_shot: int = Field(0, ge=0, le=MAX_SHOTS)
+    backend: Literal["hf", "vllm"] = "hf"
+    tasks: list[str] = []
+    rewards: dict[str, Reward] = {"correctness": Reward()}
 
 
 class Run(Section):

@@ -18,7 +18,8 @@ from stages.core.errors import UserError
 from stages.core.grade import JUDGED_BY
 from stages.core.params import Reward
 from stages.rewards import code, cookbook, correctness, format, process, shaping
-from stages.rewards.combine import clipped, combined
+from stages.rewards.combine import clipped, combined, one
+from stages.rewards.text import stand_in_ids
 
 OWN = {
     function.__name__: function
@@ -47,57 +48,90 @@ TAGGED = ("match_format_exactly", "match_format_approximately", "check_answer_co
 COLUMNS = ("prompts", "completions", "completion_ids", "question", "working", "fmt", *JUDGED_BY)
 
 
-def load(rewards: dict[str, Reward], fmt: Format) -> tuple[list[Callable], list[float]]:
-    """The configured functions, each under its name in params.yaml, and their weights.
+def load(
+    rewards: dict[str, Reward], fmt: Format, section: str = "grpo"
+) -> tuple[list[Callable], list[float]]:
+    """The functions that a section of params.yaml names, each under its name, and their weights.
 
     Raises:
         UserError: no such reward or function, an option it does not take, or a custom function's
             file that DVC does not watch.
     """
-    functions = [build(name, spec, fmt) for name, spec in rewards.items()]
+    where = f"{section}.rewards"
+    functions = [build(name, spec, fmt, where) for name, spec in rewards.items()]
     return functions, [spec.weight for spec in rewards.values()]
 
 
-def build(path: str, spec: Reward, fmt: Format) -> Callable:
+def build(path: str, spec: Reward, fmt: Format, where: str) -> Callable:
     """One reward, with all that is nested in it.
 
     TRL files its metrics under `__name__`: the names of params.yaml are unique, functions' are not.
 
     Args:
-        path: of its key below `grpo.rewards`, e.g. `mixed.of.exact`.
+        path: of its key below the section's `rewards`, e.g. `mixed.of.exact`.
+        spec: what stands there.
+        fmt: the format.
+        where: what stands before the path in messages: `grpo.rewards`.
     """
     if spec.combine:
-        parts = [build(f"{path}.of.{name}", part, fmt) for name, part in spec.of.items()]
+        parts = [build(f"{path}.of.{name}", part, fmt, where) for name, part in spec.of.items()]
         function = combined(spec.combine, parts, [part.weight for part in spec.of.values()])
     else:
-        function = bind(path, find(path, spec, fmt), spec, fmt)
+        key = f"{where}.{path}"
+        function = bind(key, find(key, spec, fmt), spec, fmt)
     reward = clipped(function, spec.scale, spec.clip)
     reward.__name__ = path
     return reward
 
 
-def find(path: str, spec: Reward, fmt: Format) -> Callable:
-    """By the name in `function`, or by its key where that is the name of one of ours."""
-    name = spec.function or path.rpartition(".")[2]
+def judge(
+    functions: list[Callable], rows: list[dict], completions: list[str]
+) -> list[list[float | None]]:
+    """Each completion's score by each function, as a trainer would have them scored.
+
+    Args:
+        functions: as `load` gives them.
+        rows: prepared rows, one per completion.
+        completions: texts; without a tokenizer their `completion_ids` are about as many as theirs.
+    """
+    if not rows:
+        return []
+    columns = {name: [row.get(name) for row in rows] for name in rows[0]}
+    columns["prompts"] = columns.pop("prompt")
+    columns["completions"] = [[{"role": "assistant", "content": text}] for text in completions]
+    columns["completion_ids"] = [stand_in_ids(text) for text in completions]
+    columns.setdefault("working", [None] * len(rows))
+    scores = [function(**columns) for function in functions]
+    return [list(sample) for sample in zip(*scores, strict=True)]
+
+
+def total(scores: list[float | None], weights: list[float]) -> float | None:
+    """The weighted sum of what could be judged, as the trainer takes it; None where nothing was."""
+    return one("sum", scores, weights)
+
+
+def find(key: str, spec: Reward, fmt: Format) -> Callable:
+    """By the name in `function`, or by its key where that ends in the name of one of ours."""
+    name = spec.function or key.rpartition(".")[2]
     if ":" in name or "." in name:
-        return custom(path, name)
+        return custom(key, name)
     if name not in OWN:
         raise UserError(
-            f"grpo.rewards.{path}: no such reward as {name} (there are {', '.join(OWN)}); for your "
+            f"{key}: no such reward as {name} (there are {', '.join(OWN)}); for your "
             "own add `function: package.module:name`"
         )
     if name in TAGGED and len(fmt.tags) < 4:
         raise UserError(
-            f"grpo.rewards.{path}: {name} counts four tags, `format` has {len(fmt.tags)}: give all "
+            f"{key}: {name} counts four tags, `format` has {len(fmt.tags)}: give all "
             "four, or reward the format by `format`"
         )
     return OWN[name]
 
 
-def custom(name: str, path: str) -> Callable:
-    """A user's function, if the file it lives in is a dependency of the grpo stage."""
+def custom(key: str, path: str) -> Callable:
+    """A user's function, if the file it lives in is a dependency of the stages that call it."""
     module, _, attribute = path.partition(":")
-    where = f"grpo.rewards.{name}.function"
+    where = f"{key}.function"
     try:
         spec = find_spec(module)
     except ModuleNotFoundError:
@@ -111,27 +145,30 @@ def custom(name: str, path: str) -> Callable:
     return function
 
 
+WATCHERS = {"grpo": ("audit", "grpo"), "evaluate": ("evaluate",)}
+
+
 def require_watched(file: Path, where: str) -> None:
-    """An edited reward must rerun audit and grpo: both must have its file as a dependency."""
+    """An edited reward must rerun the stages that call it: they must have it as a dependency."""
     here = Path.cwd()
     if not file.is_relative_to(here):
         return  # an installed package: its version is pinned, not watched
     relative = file.relative_to(here).as_posix()
     stages = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
-    for stage in ("audit", "grpo"):
-        if relative not in stages[stage]["deps"]:
+    for stage in WATCHERS[where.partition(".")[0]]:
+        if relative not in stages[stage].get("do", stages[stage])["deps"]:
             raise UserError(
                 f"{where}: DVC does not watch {relative}, so that an edit would rerun nothing; "
                 f"add the line `- {relative}` to stages.{stage}.deps in dvc.yaml"
             )
 
 
-def bind(path: str, function: Callable, spec: Reward, fmt: Format) -> Callable:
+def bind(key: str, function: Callable, spec: Reward, fmt: Format) -> Callable:
     """The function with its format and options filled in."""
     signature = inspect.signature(function).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.values())
     own = [n for n, p in signature.items() if p.kind is not p.VAR_KEYWORD and n not in COLUMNS]
-    where = f"grpo.rewards.{path}.options"
+    where = f"{key}.options"
     for option in spec.options:
         if option not in own:
             raise UserError(

@@ -4,6 +4,7 @@ Each reader turns a raw row of its data set into a Problem; two tasks make their
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 from stages.core.errors import UserError
 from stages.core.params import GENERATED, OutputFormat, Source
@@ -66,6 +67,28 @@ def chosen(problems: list[Problem], task: Source) -> list[Problem]:
 def corpus(task: str, seed: int, size: int) -> Iterator[str]:
     """Texts to learn a tokenizer from; a task that reads its problems takes arithmetic's."""
     return MAKERS.get(task, arithmetic).corpus(seed, size)
+
+
+def judged_by(problem: Problem, task: Source) -> dict[str, Any]:
+    """The columns that a completion is judged by; the same ones whatever the task."""
+    return {
+        "gold": problem.gold,
+        "percent": task.percent,
+        "options": problem.options,
+        "aliases": problem.aliases,
+        "tests": problem.tests,
+    }
+
+
+def row(problem: Problem, name: str, task: Source, fmt: OutputFormat) -> dict[str, Any]:
+    """A problem as the stages read it: its prompt, what it is judged by, what it is about."""
+    return {
+        "prompt": prompt(problem.question, fmt),
+        "question": problem.question,
+        **judged_by(problem, task),
+        "level": problem.level,
+        "task": name,
+    }
 
 
 def prompt(question: str, fmt: OutputFormat) -> list[dict[str, str]]:

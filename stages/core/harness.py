@@ -1,0 +1,280 @@
+"""lm-eval as the project uses it: its models, its task loop, our rows and our grader."""
+
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import yaml
+
+from stages.core.errors import UserError
+from stages.core.grade import grade, grades
+from stages.core.params import Params
+
+if TYPE_CHECKING:
+    import torch
+    from lm_eval.api.model import LM
+
+TASK_FILE = Path(__file__).parents[1] / "tasks" / "graded.yaml"
+RATES = {"accuracy": "correct", "format_compliance_rate": "compliant",
+         "shows_working": "shows_working"}  # fmt: skip
+AUTO_BATCH = 128  # halved where the GPU's memory does not suffice
+
+
+class Completion(NamedTuple):
+    """A completion's text, its tokens, and whether it ended by itself rather than by its limit."""
+
+    text: str
+    tokens: int
+    ended: bool
+
+
+class Outcome(NamedTuple):
+    """What lm-eval gave: a record a row, in the rows' order, and its own figures."""
+
+    prompts: list[str]
+    greedy: list[str]
+    sampled: list[list[str]]
+    figures: dict[str, dict[str, float]]
+
+
+def language_model(
+    folder: Path, params: Params, bar_answer: bool = False, shown: Callable[[int], None] = print
+) -> "LM":
+    """The model as lm-eval takes it, with the project's tokenizer settings.
+
+    Args:
+        folder: of the model.
+        params: for the format, the attention, the backend and the batch size.
+        bar_answer: whether a completion may not open with the answer (never under vLLM).
+        shown: told how many prompts are done.
+
+    Raises:
+        UserError: the backend is vLLM, and it is not installed.
+    """
+    if params.evaluate.backend == "vllm" and not bar_answer:
+        return vllm_model(folder, params)
+    return hf_model(folder, params, bar_answer, shown)
+
+
+def vllm_model(folder: Path, params: Params) -> "LM":
+    if find_spec("vllm") is None:
+        raise UserError("evaluate.backend: vllm is not installed; `pip install vllm`, or say hf")
+    from lm_eval.models.vllm_causallms import VLLM
+
+    from stages.core import models
+
+    where = models.located(folder)
+    return VLLM(
+        pretrained=where["pretrained_model_name_or_path"],
+        revision=where.get("revision", "main"),
+        dtype="auto",
+        batch_size="auto",
+        seed=params.seed,
+        add_bos_token=False,
+    )
+
+
+def hf_model(folder: Path, params: Params, bar_answer: bool, shown: Callable[[int], None]) -> "LM":
+    from lm_eval.models.huggingface import HFLM
+    from transformers import LogitsProcessorList
+
+    from stages.core import models
+    from stages.core.generation import BarredOpening, in_halves
+
+    fmt = params.format.tags
+    tokenizer = models.load_tokenizer(folder)
+    opening = tokenizer(fmt.opening, add_special_tokens=False)["input_ids"]
+
+    class Model(HFLM):
+        done = 0
+        lengths: dict[str, tuple[int, bool]]
+
+        def generate_until(self, requests, disable_tqdm=False):
+            texts = super().generate_until(requests, disable_tqdm=True)  # `shown` instead
+            # code runs side by side here; lm-eval would have each judged by itself
+            grades(texts, [request.doc for request in requests], fmt)
+            return texts
+
+        def _model_generate(self, context, max_length, stop, attention_mask=None, **options):
+            if bar_answer:
+                barred = BarredOpening(context.shape[1], opening)
+                options["logits_processor"] = LogitsProcessorList([barred])
+
+            def generate(context: "torch.Tensor", mask: "torch.Tensor") -> "torch.Tensor":
+                return super(Model, self)._model_generate(
+                    context, max_length, stop, attention_mask=mask, **options
+                )
+
+            generated = in_halves(generate, context, attention_mask, tokenizer.pad_token_id)
+            self.done += len(context)
+            shown(self.done)
+            return generated
+
+        def tok_decode(self, tokens, skip_special_tokens=True):
+            text = super().tok_decode(tokens, skip_special_tokens)
+            if isinstance(tokens, list):
+                self.lengths[text] = length(tokens, tokenizer.eos_token_id, tokenizer.pad_token_id)
+            return text
+
+    size = params.evaluate.batch_size
+    model = Model(
+        pretrained=models.load_model(folder, params.base.attn_implementation, dtype="auto").eval(),
+        tokenizer=tokenizer,
+        backend="causal",
+        batch_size=AUTO_BATCH if size == "auto" else size,
+        add_bos_token=False,  # the chat template writes it where the model has one (trl#1400)
+    )
+    model.lengths = {}
+    return model
+
+
+def length(tokens: Sequence[int], eos: int, pad: int) -> tuple[int, bool]:
+    """Generated tokens without padding, and whether the end token is among them.
+
+    >>> length([5, 6, 2, 0, 0], eos=2, pad=0), length([5, 6], eos=2, pad=2)
+    ((2, True), (2, False))
+    """
+    ended = eos in tokens
+    own = list(tokens[: tokens.index(eos)] if ended else tokens)
+    return (len(own) if ended or pad not in own else own.index(pad)), ended
+
+
+def completion(model: "LM", text: str, limit: int) -> Completion:
+    """A text with its length; where the backend kept none, the tokenizer's count stands for it."""
+    if text in getattr(model, "lengths", {}):
+        return Completion(text, *model.lengths[text])
+    count = len(model.tokenizer(text, add_special_tokens=False)["input_ids"])
+    return Completion(text, count, count < limit)
+
+
+def run(model: "LM", rows: list[dict], shots: list[dict], params: Params) -> Outcome:
+    """Every row answered greedily, and `samples_per_prompt` times at the temperature.
+
+    Args:
+        model: from `language_model`.
+        rows: prepared rows; each is a document of the lm-eval task.
+        shots: demonstrations for few-shot prompts, `evaluate.few_shot` of them.
+        params: for evaluation's settings and the format.
+    """
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    tasks = [graded(rows, shots, params)]
+    if params.evaluate.samples_per_prompt:
+        tasks.append(sampled(tasks[0], params))
+    results = simple_evaluate(
+        model=model,
+        tasks=tasks,
+        task_manager=TaskManager(include_defaults=False),
+        system_instruction=system(rows),
+        apply_chat_template=True,
+        fewshot_as_multiturn=True,
+        bootstrap_iters=0,
+        log_samples=True,
+        **seeds(params.seed),
+    )
+    greedy = results["samples"]["graded"]
+    repeated = results["samples"].get("sampled", [])
+    return Outcome(
+        prompts=[sample["arguments"][0][0] for sample in greedy],
+        greedy=[sample["resps"][0][0] for sample in greedy],
+        sampled=[sample["resps"][0] for sample in repeated],
+        figures=results["results"],
+    )
+
+
+def seeds(seed: int) -> dict[str, int]:
+    names = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
+    return dict.fromkeys(names, seed)
+
+
+def system(rows: list[dict]) -> str | None:
+    found = [m["content"] for m in rows[0]["prompt"] if m["role"] == "system"]
+    return found[0] if found else None
+
+
+def graded(rows: list[dict], shots: list[dict], params: Params) -> dict[str, Any]:
+    """The lm-eval task of these rows, greedy."""
+    from datasets import Dataset
+
+    def process_results(doc: dict, completions: list[str]) -> dict[str, float]:
+        verdict = grade(completions[0], doc, params.format.tags)
+        return {rate: float(bool(getattr(verdict, name))) for rate, name in RATES.items()}
+
+    task = yaml.safe_load(TASK_FILE.read_text())
+    task["custom_dataset"] = lambda **_: {"test": Dataset.from_list(rows)}
+    task["generation_kwargs"]["max_gen_toks"] = params.evaluate.max_completion_length
+    task["process_results"] = process_results
+    task["num_fewshot"] = params.evaluate.few_shot
+    if params.evaluate.few_shot:
+        task["fewshot_config"] = {
+            "sampler": "first_n",
+            "samples": [{**row, "shown": row["completion"][0]["content"]} for row in shots],
+            "doc_to_target": "{{shown}}",
+        }
+    return task
+
+
+def sampled(task: dict[str, Any], params: Params) -> dict[str, Any]:
+    """The same task, several samples a row."""
+    k = params.evaluate.samples_per_prompt
+
+    def process_results(doc: dict, completions: list[list[str]]) -> dict[str, float]:
+        verdicts = grades(completions[0], [doc] * k, params.format.tags)
+        return {"accuracy": sum(bool(v.correct) for v in verdicts) / k}
+
+    return {
+        **task,
+        "task": "sampled",
+        "repeats": k,
+        "generation_kwargs": {
+            **task["generation_kwargs"], "do_sample": True, "top_k": 0, "top_p": 1.0,
+            "temperature": params.evaluate.temperature,
+        },
+        "filter_list": [{"name": "all", "filter": [{"function": "take_first_k", "k": k}]}],
+        "process_results": process_results,
+        "metric_list": [m for m in task["metric_list"] if m["metric"] == "accuracy"],
+    }  # fmt: skip
+
+
+def official(model: "LM", params: Params) -> dict[str, dict[str, float]]:
+    """lm-eval's own tasks of `evaluate.tasks`, as published: their prompts, their extraction.
+
+    Raises:
+        UserError: lm-eval has no such task, or its data cannot be had.
+    """
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    names = params.evaluate.tasks
+    if not names:
+        return {}
+    folders = [str(Path(name).parent) for name in names if name.endswith(".yaml")]
+    manager = TaskManager(include_path=folders or None, include_defaults=len(folders) < len(names))
+    wanted = [Path(name).stem if name.endswith(".yaml") else name for name in names]
+    if unknown := [name for name in wanted if name not in manager.all_tasks]:
+        raise UserError(f"evaluate.tasks: lm-eval has no task {', '.join(unknown)}")
+    try:
+        results = simple_evaluate(
+            model=model,
+            tasks=wanted,
+            task_manager=manager,
+            apply_chat_template=True,
+            fewshot_as_multiturn=True,
+            limit=params.evaluate.num_samples,
+            bootstrap_iters=0,
+            **seeds(params.seed),
+        )
+    except OSError as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"evaluate.tasks: the data of {', '.join(wanted)} cannot be had ({reason})"
+        ) from error
+    return {task: numbers(figures) for task, figures in results["results"].items()}
+
+
+def numbers(figures: dict[str, Any]) -> dict[str, float]:
+    """lm-eval's `exact_match,strict-match` -> `exact_match.strict-match`."""
+    return {name.replace(",", "."): value for name, value in figures.items()
+            if isinstance(value, int | float)}  # fmt: skip
