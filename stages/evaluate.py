@@ -164,7 +164,7 @@ def measure(
     values: Sequence[float], bounds: tuple[float, float] | None = (0.0, 1.0)
 ) -> dict[str, float]:
     value = sum(values) / len(values)
-    if bounds and set(values) <= {0.0, 1.0}:
+    if set(values) <= {0.0, 1.0}:
         low, high = wilson(round(sum(values)), len(values))
     else:
         low, high = mean_interval(values, bounds)
@@ -237,11 +237,11 @@ def arguments() -> argparse.Namespace:
 
 def standalone(asked: argparse.Namespace) -> None:
     stage.set_environment()
+    stage.set_up_log("evaluate")
     try:
         params = with_options(parameters.load(asked.params), asked)
         rows = standalone_rows(asked, params)
         progress = Progress("evaluate", LOG_EVERY)
-        stage.set_up_log("evaluate")
         where = Path(asked.model) if Path(asked.model).is_dir() else asked.model
         result = evaluated(where, rows, params, progress)
     except UserError as error:

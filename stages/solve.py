@@ -125,7 +125,7 @@ def solve(options: argparse.Namespace) -> None:
         tokenizer,
         [text for text in prompts for _ in range(options.samples)],
         options,
-        params.evaluate.batch_size,
+        params.evaluate.at_once,
         to_terminal(tokenizer) if streams else None,
     )
     progress = Progress("solve", params.run.log_every_seconds)

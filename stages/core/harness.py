@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 TASK_FILE = Path(__file__).parents[1] / "tasks" / "graded.yaml"
 RATES = {"accuracy": "correct", "format_compliance_rate": "compliant",
          "shows_working": "shows_working"}  # fmt: skip
-AUTO_BATCH = 128  # halved where the GPU's memory does not suffice
 
 
 class Completion(NamedTuple):
@@ -93,7 +92,8 @@ def hf_model(folder: Path, params: Params, bar_answer: bool, shown: Callable[[in
         def generate_until(self, requests, disable_tqdm=False):
             texts = super().generate_until(requests, disable_tqdm=True)  # `shown` instead
             # code runs side by side here; lm-eval would have each judged by itself
-            grades(texts, [request.doc for request in requests], fmt)
+            at = [i for i, request in enumerate(requests) if request.doc.get("tests")]
+            grades([texts[i] for i in at], [requests[i].doc for i in at], fmt)
             return texts
 
         def _model_generate(self, context, max_length, stop, attention_mask=None, **options):
@@ -117,12 +117,11 @@ def hf_model(folder: Path, params: Params, bar_answer: bool, shown: Callable[[in
                 self.lengths[text] = length(tokens, tokenizer.eos_token_id, tokenizer.pad_token_id)
             return text
 
-    size = params.evaluate.batch_size
     model = Model(
         pretrained=models.load_model(folder, params.base.attn_implementation, dtype="auto").eval(),
         tokenizer=tokenizer,
         backend="causal",
-        batch_size=AUTO_BATCH if size == "auto" else size,
+        batch_size=params.evaluate.at_once,
         add_bos_token=False,  # the chat template writes it where the model has one (trl#1400)
     )
     model.lengths = {}

@@ -75,9 +75,11 @@ def load_tokenizer(where: Path | str, revision: str | None = None) -> "PreTraine
 
 @contextmanager
 def reachable(where: Path | str) -> Iterator[None]:
+    from safetensors import SafetensorError
+
     try:
         yield
-    except OSError as error:
+    except (OSError, ImportError, SafetensorError) as error:  # no file, no package, torn weights
         raise UserError(
             f"the model of {where} cannot be loaded ({str(error).strip().splitlines()[0]}). "
             "Without the hub, download it elsewhere and name its folder as the source"

@@ -20,6 +20,7 @@ from stages.core.errors import UserError
 
 PARAMS = Path("params.yaml")
 
+AUTO_BATCH = 128
 MAX_SHOTS = 8  # demonstrations that prepare keeps for few-shot prompts
 
 Count = Annotated[int, Field(ge=1)]
@@ -225,6 +226,11 @@ class Evaluate(Section):
     backend: Literal["hf", "vllm"] = "hf"
     tasks: list[str] = []
     rewards: dict[str, Reward] = {"correctness": Reward()}
+
+    @property
+    def at_once(self) -> int:
+        """Prompts generated at once; `auto` is halved where the GPU's memory does not suffice."""
+        return AUTO_BATCH if self.batch_size == "auto" else self.batch_size
 
 
 class Run(Section):
