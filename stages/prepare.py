@@ -5,7 +5,6 @@ completion to learn.
 """
 
 import random
-import unicodedata
 from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from pathlib import Path
@@ -14,16 +13,17 @@ from typing import NamedTuple
 from stages import tasks
 from stages.core import stage
 from stages.core.errors import UserError
-from stages.core.files import write_json, write_rows
+from stages.core.files import read_rows, write_json, write_rows
 from stages.core.grade import grades, right
-from stages.core.params import GENERATED, MAX_SHOTS, Params, Source
+from stages.core.overlap import Index, normalised
+from stages.core.params import GENERATED, MAX_SHOTS, Params, Source, Task
 from stages.core.stage import Run
-from stages.tasks.problem import Problem
+from stages.tasks.problem import Problem, text_of
 
 SFT, GRPO, SHOTS, DEV, TEST = (
     Path(f"data/{name}.jsonl") for name in ("sft", "grpo", "shots", "dev", "test")
 )
-REPORT = Path("data/report.json")
+REPORT, CONTAMINATION = Path("data/report.json"), Path("data/contamination.jsonl")
 
 
 class Sides(NamedTuple):
@@ -36,14 +36,17 @@ class Sides(NamedTuple):
 
 
 def body(params: Params, run: Run) -> dict:
+    parts = params.task.parts
+    loaded = {name: tasks.load(part, params.seed) for name, part in parts.items()}
     sides, dropped, seen = {}, {}, set()
-    loaded = {name: tasks.load(part, params.seed) for name, part in params.task.parts.items()}
-    for name, part in params.task.parts.items():
+    for name, part in parts.items():
         test, dropped[f"{name} test"] = clean(loaded[name][1], part, params, seen)
         sides[name] = Sides([], [], [], test[: part.test])
-    in_test = frozenset(seen)
-    for name, part in params.task.parts.items():
-        train, dropped[f"{name} train"] = clean(loaded[name][0], part, params, seen, in_test)
+    index = Index(evaluated(loaded, params.task))
+    found: list[dict] = []
+    for name, part in parts.items():
+        train = decontaminated(loaded[name][0], name, part, index, found)
+        train, dropped[f"{name} train"] = clean(train, part, params, seen)
         sides[name] = sides[name]._replace(**split(train, part, params.seed))
     require_some(sides, params)
 
@@ -52,17 +55,46 @@ def body(params: Params, run: Run) -> dict:
     write(SHOTS, shots(sides, params), None)
     write(DEV, rows("dev", sides, params), None)
     write(TEST, rows("test", sides, params), None)
-    report = summary(sides, dropped)
+    write_rows(CONTAMINATION, found)
+    report = summary(sides, dropped, found)
     write_json(REPORT, report)
     return report
 
 
+def evaluated(
+    loaded: dict[str, tuple[list[Problem], list[Problem]]], task: Task
+) -> Iterator[tuple[str, int, str]]:
+    """Every text that some evaluation asks: all test questions, and `task.decontaminate`."""
+    for name, (_, test) in loaded.items():
+        yield from ((f"{name} test", row, p.question) for row, p in enumerate(test, 1))
+    for file in task.decontaminate:
+        for number, raw in enumerate(read_rows(Path(file).expanduser()), 1):
+            place = f"{file}, row {number}"
+            yield file, number, text_of(raw, tasks.rows.NAMES["question"], place)
+
+
+def decontaminated(
+    problems: list[Problem], name: str, task: Source, index: Index, found: list[dict]
+) -> list[Problem]:
+    """Training problems without those that an evaluation asks, or nearly; these go to `found`.
+
+    Made problems share their templates' n-grams and are held out by their arithmetic or their
+    steps: of them only equal questions are taken away.
+    """
+    kept = []
+    for row, problem in enumerate(problems, 1):
+        match = index.match(problem.question)
+        if match and (match.by == "exact" or task.name not in GENERATED):
+            found.append({"task": name, "row": row, "question": problem.question,
+                          "by": match.by, "share": round(match.share, 3),
+                          "found_in": match.name, "found_row": match.row})  # fmt: skip
+        else:
+            kept.append(problem)
+    return kept
+
+
 def clean(
-    problems: list[Problem],
-    task: Source,
-    params: Params,
-    seen: set[str],
-    in_test: frozenset[str] = frozenset(),
+    problems: list[Problem], task: Source, params: Params, seen: set[str]
 ) -> tuple[list[Problem], dict[str, int]]:
     """Problems whose question is new and whose gold is right; and what was dropped why.
 
@@ -70,18 +102,15 @@ def clean(
         problems: of one task.
         task: for its percent policy.
         params: for the format.
-        seen: keys of questions met so far; grows.
-        in_test: those of them that are test questions.
+        seen: normalised questions met so far; grows.
     """
-    dropped = {"duplicate": 0, "also in test": 0, "gold unusable": 0, "trace not right": 0}
+    dropped = {"duplicate": 0, "gold unusable": 0, "trace not right": 0}
     fresh = []
     for problem in problems:
-        question = key(problem.question)
+        question = normalised(problem.question)
         if question in seen:
-            dropped["also in test" if question in in_test else "duplicate"] += 1
-        elif problem.claimed is not None and not right(
-            problem.claimed, tasks.judged_by(problem, task)
-        ):
+            dropped["duplicate"] += 1
+        elif not claims_right(problem, task):
             dropped["trace not right"] += 1
         else:
             seen.add(question)
@@ -89,9 +118,8 @@ def clean(
     if task.name in GENERATED:
         return fresh, dropped  # right by construction, which the tasks' tests check
     golds = [params.format.tags.render(problem.gold) for problem in fresh]
-    verdicts = grades(
-        golds, [tasks.judged_by(problem, task) for problem in fresh], params.format.tags
-    )
+    judged_by = [tasks.judged_by(problem, task) for problem in fresh]
+    verdicts = grades(golds, judged_by, params.format.tags)
     kept = [problem for problem, verdict in zip(fresh, verdicts, strict=True)
             if verdict.correct or unsolved(problem)]  # fmt: skip
     dropped["gold unusable"] = len(fresh) - len(kept)
@@ -106,12 +134,6 @@ def claims_right(problem: Problem, task: Source) -> bool:
 def unsolved(problem: Problem) -> bool:
     """A programming problem without a reference solution: nothing to check, nor to demonstrate."""
     return bool(problem.tests) and not problem.gold
-
-
-def key(question: str) -> str:
-    """A question with case, accents' form, punctuation and spacing taken away."""
-    text = unicodedata.normalize("NFKC", question).casefold()
-    return " ".join("".join(c if c.isalnum() else " " for c in text).split())
 
 
 def split(train: list[Problem], task: Source, seed: int) -> dict[str, list[Problem]]:
@@ -187,7 +209,7 @@ def write(path: Path, made: Iterable[dict], seed: int | None) -> None:
     write_rows(path, ({k: v for k, v in row.items() if k not in unused} for row in made))
 
 
-def summary(sides: dict[str, Sides], dropped: dict[str, dict[str, int]]) -> dict:
+def summary(sides: dict[str, Sides], dropped: dict[str, dict[str, int]], found: list[dict]) -> dict:
     counts = {w: sum(len(getattr(s, w)) for s in sides.values()) for w in Sides._fields}
     test = [problem for side in sides.values() for problem in side.test]
     train = [p for side in sides.values() for p in side.demonstrations + side.pool]
@@ -197,6 +219,7 @@ def summary(sides: dict[str, Sides], dropped: dict[str, dict[str, int]]) -> dict
                       for name, side in sides.items()}} if len(sides) > 1 else {}),
         "dropped": {where: {why: n for why, n in reasons.items() if n}
                     for where, reasons in dropped.items() if any(reasons.values())},
+        "contaminated": len(found),
         "test_chains_seen_in_training": share_of_chains_seen(test, train),
     }  # fmt: skip
 

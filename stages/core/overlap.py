@@ -35,6 +35,11 @@ COMMON = 10  # an n-gram of more items is a set phrase (GPT-3: of more than 10 t
 DRIFT = 4  # a quarter of an item's length is what words added or left out may shift its parts
 BASE = 0x9E3779B97F4A7C15  # odd, so that its powers lose nothing modulo 2**64
 
+SIGNS = {
+    **{"+": "plus", "-": "minus", "\u2212": "minus", "*": "times", "\xd7": "times", "/": "over"},
+    **{"\xf7": "over", "^": "power", "=": "equals", "<": "less", ">": "greater"},
+}
+SIGN = re.compile(rf"(?<=[\d)])[ \t]*([{re.escape(''.join(SIGNS))}])[ \t]*(?=[\d(])")
 NOT_WORD = re.compile(r"[\W_]+")
 ASCII = {code: " " for code in range(128) if not chr(code).isalnum()}
 
@@ -52,9 +57,12 @@ class Match:
 def normalised(text: str) -> str:
     """A text with case, accents' form, punctuation and spacing taken away.
 
-    >>> normalised("  Ada's 3 APPLES…")
-    'ada s 3 apples'
+    A sign between two numbers is a word: it tells 3+4 from 3-4.
+
+    >>> normalised("  Ada's 3 APPLES…"), normalised("What is 3-4?")
+    ('ada s 3 apples', 'what is 3 minus 4')
     """
+    text = SIGN.sub(lambda found: f" {SIGNS[found[1]]} ", text)
     if text.isascii():  # the same by a shorter way
         return " ".join(text.lower().translate(ASCII).split())
     return NOT_WORD.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()

@@ -80,6 +80,7 @@ class Part(Source):
 class Task(Source):
     watch: str
     answer_only: dict[str, Share] = {}
+    decontaminate: list[str] = []
     of: dict[str, Part] = {}
 
     @property
@@ -284,15 +285,15 @@ def mixtures_have_parts(p: Params) -> None:
 def local_sources_are_watched(p: Params) -> None:
     """DVC reruns what hangs on a local source only if it watches that very path, or one above."""
     sections = {"task": p.task, "base": p.base, "distill.student": p.distill.student}
-    named = [(name, section.source, section.watch) for name, section in sections.items()]
-    named += [(f"task.of.{name}", part.source, p.task.watch) for name, part in p.task.of.items()]
-    for name, source, watch in named:
+    named = [(f"{name}.source", s.source, name, s.watch) for name, s in sections.items()]
+    named += [(f"task.of.{name}.source", part.source, "task", p.task.watch)
+              for name, part in p.task.of.items()]  # fmt: skip
+    named += [("task.decontaminate", file, "task", p.task.watch) for file in p.task.decontaminate]
+    for name, source, section, watch in named:
         if source and is_local(source) and not within(source, watch):
-            above = "task.watch to that path or a folder above it" if name.startswith(
-                "task.of") else f"{name}.watch to the same path"  # fmt: skip
             raise ValueError(
-                f"{name}.source is the local path {source}: set {above}, so that DVC reruns what "
-                "hangs on it when it changes"
+                f"{name} is the local path {source}: set {section}.watch to the same path, or to "
+                "a folder above it, so that DVC reruns what hangs on it when it changes"
             )
 
 

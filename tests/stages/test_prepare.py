@@ -6,6 +6,7 @@ import pytest
 from stages import prepare
 from stages.core import params
 from stages.core.errors import UserError
+from stages.core.overlap import Index
 from stages.tasks.problem import Problem
 from tests.conftest import merged
 
@@ -53,10 +54,35 @@ def test_duplicates_and_leaks_are_dropped_and_counted(raw):
     problems += [Problem("Bad gold?", ""), Problem("A trace?", "4", claimed="5"),
                  Problem("Another?", "4", claimed="4.0"), Problem("Code?", "", tests=TESTS),
                  Problem("Wrong code?", "def f(): return 2", tests=TESTS)]  # fmt: skip
-    seen = {prepare.key("in test")}
-    kept, dropped = prepare.clean(problems, loaded.task, loaded, seen, frozenset(seen))
+    index = Index([("test", 7, "in test")])
+    found = []
+    problems = prepare.decontaminated(problems, "rows", loaded.task, index, found)
+    assert [(f["row"], f["found_in"], f["found_row"], f["by"]) for f in found] == [
+        (3, "test", 7, "exact")
+    ]
+    kept, dropped = prepare.clean(problems, loaded.task, loaded, set())
     assert [p.question for p in kept] == ["How many?", "Fine?", "Another?", "Code?"]
-    assert dropped == {"duplicate": 1, "also in test": 1, "gold unusable": 2, "trace not right": 1}
+    assert dropped == {"duplicate": 1, "gold unusable": 2, "trace not right": 1}
+
+
+def test_training_rows_that_an_evaluation_asks_are_dropped_and_reported(here, tiny):
+    question = "A farmer has {} hens and each of them lays three eggs on every day of the week."
+    made = [{"question": question.format(n) + f" How many in {n}?", "answer": "1"}
+            for n in range(20)]  # fmt: skip
+    copy = "Say, please: " + made[4]["question"].replace("farmer", "man") + " Thank you!"
+    made.append({"question": copy, "answer": "1"})
+    elsewhere = {"problem": made[0]["question"].upper()}
+    Path("raw").mkdir()
+    Path("raw/rows.jsonl").write_text("\n".join(map(json.dumps, made)))
+    Path("raw/other.json").write_text(json.dumps([elsewhere]))
+    tiny["task"] = {"name": "rows", "source": "raw/rows.jsonl", "watch": "raw",
+                    "decontaminate": ["raw/other.json"],
+                    "demonstrations": 8, "pool": 7}  # fmt: skip
+    report = prepare.body(params.validate(tiny, "params.yaml"), run=None)
+    assert report["contaminated"] == 2, "numbers tell the others apart"
+    assert [(f["by"], f["found_in"], f["found_row"]) for f in rows("contamination")] == [
+        ("exact", "raw/other.json", 1), ("n-gram", "rows test", 1)
+    ]  # fmt: skip
 
 
 def test_a_mixture_divides_by_weight_and_keeps_each_rows_own_judge(here, tiny):
