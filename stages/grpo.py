@@ -13,13 +13,15 @@ from stages import rewards
 from stages.answers import worker
 from stages.answers.format import Format
 from stages.core import stage
+from stages.core.curriculum import in_stages, pass_rates, worth_training
 from stages.core.errors import UserError
 from stages.core.files import read_rows, write_rows
 from stages.core.grade import grades
 from stages.core.params import Grpo, Params
-from stages.core.stage import Run
+from stages.core.stage import Run, log
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
     from trl import GRPOConfig
 
 SFT, ROWS = Path("models/sft"), Path("data/grpo.jsonl")
@@ -49,7 +51,8 @@ def body(params: Params, run: Run) -> dict:
     run.dataset(ROWS, "training")
     tokenizer = models.load_tokenizer(SFT)
     rows = list(read_rows(ROWS))
-    require_a_batch(rows, grpo)
+    short = fitting(rows, tokenizer, grpo)
+    require_a_batch(short, grpo)
     model = models.load_model(
         SFT,
         params.base.attn_implementation,
@@ -57,12 +60,14 @@ def body(params: Params, run: Run) -> dict:
         grpo.quantize == "nf4",
     )
     with TemporaryDirectory() as folder:
+        config = configuration(grpo, params.seed, folder, weights)
+        chosen = in_order(short, grpo, config, params.seed)
         trainer = recording_trainer()(
             fmt=params.format.tags,
             model=model,
             reward_funcs=functions,
-            args=configuration(grpo, params.seed, folder, weights),
-            train_dataset=Dataset.from_list(rows),
+            args=config,
+            train_dataset=Dataset.from_list(chosen),
             processing_class=tokenizer,
             peft_config=lora.config(grpo.lora),
             callbacks=[training.Report(run, METRICS, note="mean_reward")],
@@ -74,7 +79,35 @@ def body(params: Params, run: Run) -> dict:
     run.artifact(ROLLOUTS)
     final = run.last("mean_reward", "accuracy", "format_compliance_rate", "high_reward_rate",
                      "kl_div", "entropy", "truncated", "dead_groups")  # fmt: skip
-    return {**final, **worker.trouble()}
+    return {"prompts_too_long": len(rows) - len(short), **final, **worker.trouble()}
+
+
+def fitting(rows: list[dict], tokenizer: "PreTrainedTokenizerBase", grpo: Grpo) -> list[dict]:
+    """Rows whose prompt has at most `max_prompt_length` tokens; how many are left out is said."""
+    if grpo.max_prompt_length is None:
+        return rows
+    texts = [tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True,
+                                           tokenize=False) for row in rows]  # fmt: skip
+    lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    kept = [r for r, n in zip(rows, lengths, strict=True) if n <= grpo.max_prompt_length]
+    if len(kept) < len(rows):
+        log.warning("grpo: %d of %d prompts have over max_prompt_length %d tokens: left out",
+                    len(rows) - len(kept), len(rows), grpo.max_prompt_length)  # fmt: skip
+    return kept
+
+
+def in_order(rows: list[dict], grpo: Grpo, config: "GRPOConfig", seed: int) -> list[dict]:
+    """The rows worth training on; under a curriculum as many as training takes, in its order."""
+    settings = grpo.curriculum
+    rates = pass_rates(read_rows(Path(settings.rollouts))) if settings.rollouts else {}
+    rows = worth_training(rows, rates, settings)
+    if settings.by == "none":
+        return rows
+    steps = config.steps_per_generation * config.num_iterations
+    generations = -(-config.max_steps * config.gradient_accumulation_steps // steps)
+    prompts = generations * config.generation_batch_size // config.num_generations
+    config.shuffle_dataset = False
+    return in_stages(rows, rates, settings, prompts, seed)
 
 
 def require_a_batch(rows: list[dict], grpo: Grpo) -> None:

@@ -174,6 +174,26 @@ class Reward(Section):
         return self
 
 
+class Curriculum(Section):
+    """Order and choice of GRPO's problems."""
+
+    by: Literal["none", "level", "steps", "length", "pass_rate"] = "none"
+    stages: Count | list[Count] = 3
+    rollouts: str | None = None
+    watch: str
+    keep: tuple[Share, Share] = (0.0, 1.0)
+
+    @model_validator(mode="after")
+    def measured(self) -> "Curriculum":
+        if self.rollouts is None and (self.by == "pass_rate" or self.keep != (0.0, 1.0)):
+            raise ValueError("pass rates are measured on `rollouts`: name a file of them")
+        if isinstance(self.stages, list) and (
+            not self.stages or self.stages != sorted(set(self.stages))
+        ):
+            raise ValueError("`stages` says where each but the last ends, in rising order")
+        return self
+
+
 class Grpo(Training):
     quantize: Literal["none", "nf4"] = "none"
     group_size: int = Field(ge=2)
@@ -181,7 +201,9 @@ class Grpo(Training):
     clip_epsilon: Positive
     temperature: Positive
     top_p: float = Field(1.0, gt=0, le=1)
+    max_prompt_length: Count | None = None
     max_completion_length: Count
+    curriculum: Curriculum
     rewards: dict[str, Reward] = Field(min_length=1)
     lora: dict[str, Any] = {}
 
@@ -288,6 +310,8 @@ def local_sources_are_watched(p: Params) -> None:
     named = [(f"{name}.source", s.source, name, s.watch) for name, s in sections.items()]
     named += [(f"task.of.{name}.source", part.source, "task", p.task.watch)
               for name, part in p.task.of.items()]  # fmt: skip
+    named.append(("grpo.curriculum.rollouts", p.grpo.curriculum.rollouts, "grpo.curriculum",
+                  p.grpo.curriculum.watch))  # fmt: skip
     named += [("task.decontaminate", file, "task", p.task.watch) for file in p.task.decontaminate]
     for name, source, section, watch in named:
         if source and is_local(source) and not within(source, watch):
