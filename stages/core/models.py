@@ -66,11 +66,26 @@ def load_tokenizer(where: Path | str, revision: str | None = None) -> "PreTraine
 
     with reachable(where):
         tokenizer = AutoTokenizer.from_pretrained(**located(where, revision), padding_side="left")
-    tokenizer.chat_template = tokenizer.chat_template or PLAIN_TEMPLATE
-    if tokenizer.pad_token_id is None:
-        # An id that exists in every vocabulary, is never sampled and is masked wherever it pads.
-        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    if not tokenizer.chat_template:
+        # a tokenizer that opens texts with a BOS was trained with one; ours are not opened by it
+        opens = tokenizer.bos_token_id in tokenizer("x")["input_ids"][:1]
+        tokenizer.chat_template = ("{{ bos_token }}" if opens else "") + PLAIN_TEMPLATE
+    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
+        tokenizer.pad_token = spare_token(tokenizer)
     return tokenizer
+
+
+def spare_token(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """A token to pad with where there is none but the end token; the model has weights for it.
+
+    The unknown token, else a further special one, else the last of the vocabulary, which in a BPE
+    is its rarest. Padding is masked; but what pads is no text, and is left out of decoded text.
+    """
+    taken = {tokenizer.eos_token, tokenizer.bos_token}
+    special = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
+    by_id = sorted(tokenizer.get_vocab().items(), key=lambda item: -item[1])
+    candidates = [tokenizer.unk_token, *special, *(token for token, _ in by_id)]
+    return next(token for token in candidates if token and token not in taken)
 
 
 @contextmanager
