@@ -43,13 +43,15 @@ def body(params: Params, run: Run) -> dict:
     found["disagreement"] = disagreement(verdicts, [f.__name__ for f in functions])
     write_json(OUT, found)
     run.artifact(OUT)
+    # not in the file, which grpo depends on: a rate differs from run to run
+    found["completions_per_second"] = round((found["golds"] + found["probes"]) / seconds)
     for line in table(found):
         log.info("%s", line)
     refuse_above(found, params)
     return {
         "false_negative_rate": found["false_negative_rate"],
         "false_positive_rate": found["false_positive_rate"],
-        "completions_per_second": round((found["golds"] + found["probes"]) / seconds),
+        "completions_per_second": found["completions_per_second"],
         **worker.trouble(),
     }
 
@@ -200,6 +202,7 @@ def table(found: dict) -> list[str]:
         f"{found['probes']} probes that must not: {found['false_positives']} earn as much as a "
         f"right one ({found['false_positive_rate']:.2%})",
     ]
+    lines.append(f"  {found['completions_per_second']:,} completions judged a second")
     lines += [f"  disagree {share:.1%}: {pair}" for pair, share in found["disagreement"].items()]
     for row in found["false_negative_rows"]:
         lines.append(f"  row {row['row']}: gold {row['gold']!r} earns {row['score']}")

@@ -2,8 +2,11 @@
 
 import pytest
 
+from stages import tasks
 from stages.core.errors import UserError
+from stages.core.params import Source
 from stages.tasks import rows
+from tests.conftest import ROOT
 
 TESTS = ["assert f() == 1"]
 
@@ -30,6 +33,15 @@ TESTS = ["assert f() == 1"]
 def test_what_a_row_holds_makes_the_problem(row, wanted):
     problem = rows.read(row, "here")
     assert {name: getattr(problem, name) for name in wanted} == wanted
+
+
+@pytest.mark.parametrize("name", ["math-easy", "math-medium", "math-hard", "code"])
+def test_the_projects_own_samples_are_read_as_they_are(name):
+    source = str(ROOT / "data/samples" / f"{name}.jsonl")
+    train, test = tasks.load(Source(name="rows", source=source), seed=0)
+    assert len(train) + len(test) == (40 if name == "code" else 30)
+    assert all(p.gold and p.level and p.topic for p in train + test)
+    assert all(bool(p.tests) is (name == "code") for p in train + test)
 
 
 def test_fields_may_have_other_names():
