@@ -19,7 +19,9 @@ Decide = Callable[[str, str, str], bool]
 _WORDS = re.compile(r"[A-Za-z][A-Za-z ,.'()-]*")
 TEXT = re.compile(r"\\text\s?\{([^{}]*)\}")
 _LETTER = re.compile(r"\(?([A-Z])[).:]?")
-_BASED = re.compile(r"([0-9A-Fa-f]+)_(?:\{(\d{1,2})\}|(\d{1,2}))", re.ASCII)
+_BASED = re.compile(
+    r"(\()?([0-9A-Fa-f]+)(?(1)\))(?:_\{(\d{1,2})\}|(?:_|\s?base )(\d{1,2}))", re.ASCII
+)
 _REMAINDER = re.compile(r"\\[pb]?mod(?![a-zA-Z])|\\equiv|(?<![a-zA-Z])mod(?![a-zA-Z])")
 # What the symbolic comparison may see; any other command or a word ends the matter as unequal.
 _COMMAND = re.compile(r"\\([a-zA-Z]+|.)")
@@ -49,6 +51,7 @@ def same(gold: str, answer: str, percent: str, decide: Decide) -> bool:
         return True
     if _REMAINDER.search(gold) or _REMAINDER.search(answer):
         return False
+    gold, answer = structure.alike(gold, answer)
     golds, answers = structure.alternatives(gold), structure.alternatives(answer)
     if len(golds) > 1 or len(answers) > 1:
         return same_lists(golds, answers, percent, decide)
@@ -58,12 +61,15 @@ def same(gold: str, answer: str, percent: str, decide: Decide) -> bool:
 def same_lists(golds: list[str], answers: list[str], percent: str, decide: Decide) -> bool:
     """The same values in any order, or in this order where they bear different names.
 
-    A bare list is the set of its values: `1,-2` is `\\{-2,1\\}`, and `5,5` is not 5.
+    A bare list is the set of its values: `1,-2` is `\\{-2,1\\}`, and `5,5` is not 5. Where the gold
+    is one, roots may be numbered: `x_1=-2, x_2=1`.
     """
     golds, answers = _members(golds), _members(answers)
     if len(golds) != len(answers) or len(golds) < 2:
         return False
     names = [{structure.named(part)[0] for part in side} - {None} for side in (golds, answers)]
+    if not names[0]:
+        names[1] = {structure.unnumbered(name) for name in names[1]}
     both_named = all(names)
     if max(map(len, names)) > 1 and not both_named:
         return all(same_one(g, a, percent, decide) for g, a in zip(golds, answers, strict=True))
@@ -71,9 +77,12 @@ def same_lists(golds: list[str], answers: list[str], percent: str, decide: Decid
 
 
 def _members(parts: list[str]) -> list[str]:
-    if len(parts) == 1 and (group := structure.bracketed(parts[0])) and group[0] == "{}":
-        return _signed(group[1])
-    return parts
+    if len(parts) != 1:
+        return parts
+    name, value = structure.named(parts[0])
+    if not (group := structure.bracketed(value)) or group[0] != "{}":
+        return parts
+    return [f"{name}={part}" if name else part for part in _signed(group[1])]
 
 
 def _signed(parts: list[str]) -> list[str]:
@@ -150,15 +159,12 @@ def same_matrices(gold: str, answer: str, percent: str, decide: Decide) -> bool:
 
 def same_amount(gold: str, answer: str, percent: str, decide: Decide) -> bool:
     """Amounts whose stated units do not differ; then words, bases and expressions."""
-    (amount, unit, factor), (other, other_unit, other_factor) = (
-        units.split(gold),
-        units.split(answer),
-    )
+    (amount, unit, factor), (other, other_unit, other_factor) = units.pair(gold, answer)
     if "%" in (unit, other_unit) and percent != "unit":
         return same_percentages(
             (amount, unit, factor), (other, other_unit, other_factor), percent, decide
         )
-    if unit and other_unit and unit != other_unit:
+    if units.differ(unit, other_unit):
         return False
     return same_scalar((amount, factor), (other, other_factor), decide)
 
@@ -199,19 +205,23 @@ def same_scalar(gold: tuple, answer: tuple, decide: Decide) -> bool:
 
 
 def _scaled(text: str, factor: int | Fraction) -> str:
+    """An amount as algebra reads it: exact, without the commas of thousands."""
     factor = Fraction(factor)
+    if (value := number(text)) is not None:
+        text, factor = str((value * factor).numerator), 1 / Fraction((value * factor).denominator)
     return text if factor == 1 else rf"\frac{{{factor.numerator}({text})}}{{{factor.denominator}}}"
 
 
 def based(text: str) -> tuple[str, int] | None:
     r"""Digits and base of `2112_7`; a plain whole number stands in base ten; None for the rest.
 
-    >>> based("2112_7"), based("2112_{6}"), based("52")
+    >>> based("2112_7"), based("(2112)_{6}"), based("52")
     (('2112', 7), ('2112', 6), ('52', 10))
     """
     text = compact(text)
     if match := _BASED.fullmatch(text):
-        return match[1].upper().lstrip("0"), int(match[2] or match[3])
+        digits, base = match[2].lstrip("0"), int(match[3] or match[4])
+        return digits.upper() if base > 10 else digits, base
     return (text.lstrip("0"), 10) if re.fullmatch(r"\d+", text, re.ASCII) else None
 
 
@@ -254,7 +264,8 @@ def expression(text: str, kind: str) -> bool:
     if kind == "equation":
         text = text.replace("=", "+", 1)
     return (
-        (
+        "!!" not in text  # a double factorial, which the parser takes for two
+        and (
             (_EXPRESSION.fullmatch(text) is not None and _COMMAND.sub("", text).strip() != "")
             or text in (r"\pi", r"\infty")
         )

@@ -23,8 +23,9 @@ def equal(
     r"""Does the answer equal the gold?
 
     Args:
-        gold: the right answer. Where it states a unit, an answer with another unit is wrong; an
-            answer without one, or with one where the gold has none, is judged by its amount.
+        gold: the right answer. Where it states a unit, an answer with another unit is wrong, and
+            one with the same may abbreviate it (`58m`); an answer without one, or with one where
+            the gold has none, is judged by its amount. A list is the set of its values.
         answer: what a model gave, or None for nothing.
         percent: what a percent sign is. "unit": a unit like others, so that 50% is 50 and not 0.5;
             "value": a hundredth, so that 50% is 0.5 and not 50; "either": both are right.

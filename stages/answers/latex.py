@@ -49,10 +49,11 @@ _REPLACED = [
     ]
 ]  # fmt: skip
 _MATHS = [("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**")]
-_FRAC = re.compile(r"\\frac\s*(\{|\d|[a-zA-Z])")
-_SQRT = re.compile(r"\\sqrt\s*(\d|[a-zA-Z])")
+_THEN_WORDS = re.compile(r"^\$([^$\s](?:[^$]*[^$\s\\])?)\$\s*(?=[A-Za-z][^$]*$)")  # `$58$ m`
+_SQRT = re.compile(r"\\sqrt\s*(\d+(?:\.\d+)?|[a-zA-Z])", re.ASCII)  # nobody means \sqrt{1}0
+_UNION = re.compile(r"([(\[][^()\[\],]+,[^()\[\]]+[)\]])\s*U\s*(?=[(\[])")
 _NAMES = re.compile(
-    r"(?<![a-zA-Z\\{])(sqrt|pi|sin|cos|tan|cot|sec|csc|ln|log|infinity|infty)(?![a-zA-Z])"
+    r"(?<![a-zA-Z\\{])(sqrt|pi|sin|cos|tan|cot|sec|csc|ln|log|infinity|infty|inf)(?![a-zA-Z])"
 )
 _SPACE = re.compile(r"\s+")
 # A space says something only between two digits, two letters, or a command and a letter.
@@ -66,11 +67,15 @@ def tidy(answer: str) -> str:
     ('10,080', '( 3, \\frac{1}{2} )', '-5')
     """
     text = bare(answer.translate(_SIGNS))
+    if text[:1] == "$":
+        text = _THEN_WORDS.sub(r"\1 ", text)
     if "\\" in text or "~" in text or "=" in text or "..." in text or "{," in text:
         for pattern, new in _REPLACED:
             text = pattern.sub(new, text)
         text = fractions(text)
         text = _SQRT.sub(r"\\sqrt{\1}", text)
+    if "U" in text:
+        text = _UNION.sub(r"\1\\cup ", text)
     return bare(_SPACE.sub(" ", text))
 
 
@@ -116,12 +121,13 @@ def fractions(text: str) -> str:
 def compact(text: str) -> str:
     r"""A tidy text without the spaces that say nothing, plain names of functions as commands.
 
-    >>> compact("2 x + sqrt(3)"), compact(r"\cot x"), compact("1 2")
-    ('2x+\\sqrt{3}', '\\cot x', '1 2')
+    >>> compact("2 x + sqrt(3)"), compact(r"\cot x"), compact("1 2"), compact("8sqrt12")
+    ('2x+\\sqrt{3}', '\\cot x', '1 2', '8\\sqrt{12}')
     """
     text = _NAMES.sub(r"\\\1 ", text)
-    text = re.sub(r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}", text)
-    text = text.replace(r"\infinity", r"\infty").replace("**", "^")
+    if r"\sqrt" in text:
+        text = _SQRT.sub(r"\\sqrt{\1}", re.sub(r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}", text))
+    text = re.sub(r"\\inf(?:inity)?(?![a-z])", r"\\infty", text).replace("**", "^")
     text = re.sub(r"([_^])\{(\w)\}", r"\1\2", text)
     return _IDLE_SPACE.sub("", _SPACE.sub(" ", text)).strip()
 

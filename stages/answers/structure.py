@@ -8,11 +8,14 @@ import re
 _SEPARATOR_WORD = re.compile(
     r"\\text\s?\{\s*,?\s*(?:or|and)\s*\}|(?<![a-zA-Z\\])(?:or|and)(?![a-zA-Z])"
 )
+_OR = re.compile(r"\\text\s?\{\s*,?\s*or\s*\}|(?<![a-zA-Z\\])or(?![a-zA-Z])|\\lor(?![a-zA-Z])")
 _THOUSANDS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?!\d|,\d)", re.ASCII)
 _NAME = re.compile(
     r"(?:\\[a-zA-Z]+|[a-zA-Z]|\\text\s?\{[a-zA-Z ]{1,40}\}|[a-zA-Z ]{2,40})"
-    r"(?:_(?:\w|\{\w{1,5}\}))?'?(?:\s?\([a-zA-Z]\))?"
+    r"(?:_(?:\w|\{\w[\w,]{0,4}\}))?'?(?:\s?\([a-zA-Z]\))?"
 )
+_LETTER = re.compile(r"(?:[a-zA-Z]|\\[a-z]+)(?:_(?:\w|\{\w\}))?")
+_NUMBERED = re.compile(r"([xz])_(?:\d|\{\d\})", re.ASCII)
 _EQUALS = re.compile(r"(?<![<>!:\\])=")
 _ORDER = re.compile(r"(<|>|\\le(?![a-zA-Z])|\\ge(?![a-zA-Z]))")
 _MEMBER = re.compile(r"\s*([a-zA-Z])\s*\\in(?![a-zA-Z])\s*(.+)")
@@ -105,6 +108,9 @@ def matrix(text: str) -> tuple[str, list[list[str]]] | None:
 def named(text: str) -> tuple[str | None, str]:
     r"""A value's name and the value: `x=5`, `5=x`, `x \in [1,2]`, `1<x\le 2` (as an interval).
 
+    A tuple of names in the alphabet's order is a name: `(b,c)=(1,2)`. A gold that bears no name is
+    taken to have that order, so that `(c,b)=(1,2)` may be the wrong way round, and is no name.
+
     >>> named("x=5"), named("1<x\\le 2"), named("6=5"), named("5")
     (('x', '5'), ('x', '(1,2]'), (None, '6=5'), (None, '5'))
     """
@@ -113,11 +119,76 @@ def named(text: str) -> tuple[str | None, str]:
     sides = [side.strip() for side in _EQUALS.split(text)]
     if len(sides) == 2:
         for name, value in (sides, sides[::-1]):
-            if _NAME.fullmatch(name) and value:
+            if value and (_NAME.fullmatch(name) or _names_of(name, value)):
                 return name.replace(" ", ""), value
     if len(sides) == 1 and (interval := inequality(text)):
         return interval
     return None, text
+
+
+def _names_of(names: str, values: str) -> bool:
+    """Is one a tuple of different letters, in order, and the other a tuple as long?"""
+    groups = bracketed(names), bracketed(values)
+    if not all(groups) or [kind for kind, _ in groups] != ["()", "()"]:
+        return False
+    letters = groups[0][1]
+    return (
+        len(letters) == len(groups[1][1])
+        and all(map(_LETTER.fullmatch, letters))
+        and letters == sorted(set(letters), key=_alphabetic)
+    )
+
+
+def _alphabetic(letter: str) -> str:
+    return re.sub(r"[\\{}]", "", letter)
+
+
+def unnumbered(name: str) -> str:
+    """The unknown whose root a name numbers; sequences and coefficients stay apart.
+
+    >>> unnumbered("x_1"), unnumbered("x_{2}"), unnumbered("a_1")
+    ('x', 'x', 'a_1')
+    """
+    match = _NUMBERED.fullmatch(name)
+    return match[1] if match else name
+
+
+def alike(gold: str, answer: str) -> tuple[str, str]:
+    """Both as tuples where one is a tuple, and as unions where one is a union."""
+    if r"\cup" in gold or r"\cup" in answer:
+        return ranges(gold), ranges(answer)
+    if gold[-1:] == ")" and answer.count("=") > 1:
+        return gold, point(answer)
+    if answer[-1:] == ")" and gold.count("=") > 1:
+        return point(gold), answer
+    return gold, answer
+
+
+def ranges(text: str) -> str:
+    r"""Inequalities of one variable joined by "or" as a union; any other text as it is.
+
+    >>> ranges(r"x<1 \text{ or } x\ge 5"), ranges("x>1, x<5"), ranges("x<1 or y>5")
+    ('(-\\infty,1)\\cup[5,\\infty)', 'x>1, x<5', 'x<1 or y>5')
+    """
+    found = [inequality(part.strip(" ,")) for part in _OR.split(text)]
+    if len(found) < 2 or not all(found) or len({name for name, _ in found}) > 1:
+        return text
+    return r"\cup".join(interval for _, interval in found)
+
+
+def point(text: str) -> str:
+    """Values of different letters as one tuple, the alphabet's order; any other text as it is.
+
+    >>> point("y=3, x=7"), point("x=7 or x=3"), point("x=7 or y=3")
+    ('(x,y)=(7,3)', 'x=7 or x=3', 'x=7 or y=3')
+    """
+    found = dict(parts := [named(part) for part in alternatives(text)])
+    if _OR.search(text) or len(found) < len(parts) or None in found:
+        return text
+    if len(found) < 2 or not all(map(_LETTER.fullmatch, found)):
+        return text
+    names = sorted(found, key=_alphabetic)
+    return f"({','.join(names)})=({','.join(found[name] for name in names)})"
 
 
 def inequality(text: str) -> tuple[str, str] | None:

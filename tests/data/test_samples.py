@@ -49,10 +49,9 @@ from sympy import (
 )
 
 from stages.answers.equality import equal
+from stages.core.code import run
 from stages.core.files import read_rows
-from stages.rewards.code import as_tests
 from stages.rewards.text import equations
-from stages.sandbox import run_many
 
 SAMPLES = Path(__file__).parents[2] / "data" / "samples"
 TOPICS = {
@@ -322,7 +321,7 @@ def test_tests_call_the_named_function_and_want_different_values():
 
 
 def test_every_solution_passes_all_its_tests():
-    verdicts = run_many((row["solution"], as_tests(row["tests"])) for row in CODE)
+    verdicts = run([(row["solution"], row["tests"]) for row in CODE])
     for row, verdict in zip(CODE, verdicts, strict=True):
         assert verdict.passed == verdict.total == len(row["tests"]), (row["problem"], verdict)
 
@@ -332,8 +331,8 @@ def test_empty_solutions_pass_no_problem(body):
     """Nothing at all, nothing returned, the first argument returned."""
     names = [called(row["problem"]) for row in ASSERTS]
     codes = [f"def {name}(*args):\n    {body}\n" if body else "" for name in names]
-    tests = [as_tests(row["tests"]) for row in ASSERTS]
-    for name, verdict in zip(names, run_many(zip(codes, tests, strict=True)), strict=True):
+    tests = [row["tests"] for row in ASSERTS]
+    for name, verdict in zip(names, run(list(zip(codes, tests, strict=True))), strict=True):
         assert verdict.passed is not None and verdict.passed < verdict.total, name
 
 
@@ -341,6 +340,6 @@ def test_empty_solutions_pass_no_problem(body):
 def test_empty_programs_pass_no_problem(code):
     """Nothing printed, the input printed."""
     programs = [row for row in CODE if row not in ASSERTS]
-    verdicts = run_many((code, as_tests(row["tests"])) for row in programs)
+    verdicts = run([(code, row["tests"]) for row in programs])
     for row, verdict in zip(programs, verdicts, strict=True):
         assert verdict.passed is not None and verdict.passed < verdict.total, row["problem"]

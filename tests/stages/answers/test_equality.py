@@ -44,6 +44,38 @@ def test_frac_shorthand_and_mixed_numbers(n, a, b):
         assert equal(f"{n} {a}/{b}", f"{n} \\frac{{{a}}}{{{b}}}")
 
 
+# Each line is one unit; no spelling of a line may be taken for one of another.
+UNITS = [
+    ["m", "metres", "meters", "meter"], ["km", "KM", "kilometers"], ["cm", "centimetre"], ["mm"],
+    ["s", "sec", "seconds"], ["ms", "milliseconds"], ["min", "mins", "minutes"],
+    ["h", "hr", "hrs", "hours"], ["g", "grams"], ["kg", "kgs"], ["mg"], ["Mg"], ["M"],
+    ["l", "L", "litres"], ["ml", "mL", "millilitres", "milliliters"], ["mi", "miles"],
+    ["km/h", "kph", "km per hour", "kilometers per hour", "km / hr"], ["m/h", "metres per hour"],
+    ["mph", "miles per hour", "mi/h"], ["m/s", "metres per second"], ["m/s^2"], ["km/min"],
+    ["m^2", "square metres", "sq m"], ["cm^2", "square cm"], ["cm^3", "cubic centimeters", "cc"],
+    ["in", "inches"], ["ft", "feet"], ["mW"], ["MW"], ["pens", "pen"], ["boxes", "box"], ["pennies"],
+    ["degrees Celsius"], ["degrees Fahrenheit"], ["euros"], ["cents"], ["lbs", "lb"],
+]  # fmt: skip
+AMOUNTS = [("58", "57"), ("2.4", "2.5"), (r"66\frac{2}{3}", r"66\frac{1}{3}"), (r"96\pi", r"95\pi")]
+
+
+@given(st.sampled_from(AMOUNTS), st.sampled_from(UNITS), st.sampled_from(UNITS), st.data())
+def test_a_unit_survives_restyling_and_no_other_unit_is_accepted(amounts, units, others, data):
+    (amount, wrong), unit = amounts, data.draw(st.sampled_from(units))
+    gold = rf"{amount} \text{{ {data.draw(st.sampled_from(units))}}}"
+    styles = [r"{0} \text{{ {1}}}", r"{0}\,\mathrm{{{1}}}", "{0} {1}", "{0}~{1}", "${0}$ {1}."]
+    if not amount.endswith("pi"):
+        styles += ["{0}{1}", r"{0}\mathrm{{{1}}}", r"\text{{{0} {1}}}"][: 2 + amount.isdigit()]
+    for style in styles:
+        answer = style.format(amount, unit)
+        assert equal(gold, answer) and equal(answer, gold), answer
+        assert not equal(gold, style.format(wrong, unit)), answer
+        if others is not units:
+            answer = style.format(amount, data.draw(st.sampled_from(others)))
+            assert not equal(gold, answer) and not equal(answer, gold), answer
+    assert equal(gold, amount) and not equal(gold, wrong)
+
+
 ATOMS = st.sampled_from(["x", "2", "5", r"\sqrt{2}", r"\pi", "y", r"\frac{1}{3}", "a^2"])
 EXPRESSIONS = st.recursive(
     ATOMS,
@@ -93,6 +125,22 @@ EQUAL = [
     (r"\sqrt{51}", "sqrt(51)"), (r"8 \pi", "8π"), ("3, 5, 7", "7, 5 and 3"), ("1/3", r"0.\overline{3}"),
     (r"5.4 \text{ cents}", "5.4"), (r"\left(\frac{3}{5},\frac{8}{3}\right]", "(3/5, 8/3]"),
     ("2.5x", r"\frac{5x}{2}"), ("50", "50%"), ("f(x)=2x", "2x"), (r"\text{even}", "Even."),
+    (r"58 \text{ m}", "58m"), (r"2.4 \text{ hours}", r"\frac{12}{5} h"), ("96π cm³", "96 pi cm^3"),
+    (r"48 \text{ km/h}", r"48 \frac{\text{km}}{\text{h}}"), (r"48 \text{ km/h}", "48km/hr"),
+    (r"48 \text{ km/h}", r"48 \text{ km}/\text{h}"), (r"25^\circ C", r"25^\circ \text{C}"),
+    (r"25^\circ C", "25 degrees Celsius"), (r"\$15 \text{ per hour}", "15 dollars per hour"),
+    (r"\$15 \text{ per hour}", r"\$15/\text{h}"), ("50%", "50 per cent"), (r"66 \text{ ml}", "66"),
+    ("5623_7", "(5623)_7"), ("5623_7", "5623 base 7"), ("(1,-12)", "(b, c) = (1, -12)"),
+    ("(1,-12)", r"b = 1, \quad c = -12"), ("(7, 3)", "y = 3 and x = 7"), ("(7,3)", "(x_1,x_2)=(7,3)"),
+    ("(x,y)=(7,3)", "x=7,y=3"), (r"(2,\frac{\pi}{3})", r"(r,\theta) = (2, π/3)"),
+    ("(4,12), (6,6)", "(x,y) = (6,6), (4,12)"), ("-3, 7", "x=-3, x=7"),
+    ("-3, 7", r"x = 7 \text{ or } x = -3"), ("-3, 7", r"x \in \{7, -3\}"),
+    (r"2 \pm 3i", r"z_{1,2} = 2 \pm 3i"),
+    (r"(-\infty, -1] \cup [5, \infty)", r"x \le -1 \text{ or } x \ge 5"),
+    (r"(-\infty, -1] \cup [5, \infty)", "5 <= t or t <= -1"),
+    (r"(-\infty, -1] \cup [5, \infty)", "(-inf, -1] U [5, inf)"),
+    ("3,628,799", "10!-1"), ("1,080", "1000+80"), ("0.25", r"\frac{\sqrt{4}}{8}"),
+    (r"\sqrt{10}", "√10"), (r"\sqrt{10}", "sqrt10"), (r"\sqrt{10}", r"\sqrt10"),
 ]  # fmt: skip
 
 # What graders in use accept for the gold on the left, and other near misses.
@@ -108,6 +156,32 @@ UNEQUAL = [
     ("5", "\u0665"), ("6", "2(4)"), (r"\infty", r"-\infty"), ("|x|", "x"), ("5", "1/0"),
     ("5", "5_0"), ("5", "5" * 10_000), ("5", "__import__('os')"), ("5", "9**9**9"), ("5", "\\{5,6\\}"),
     ("5", "[5]"), ("5", "about 5"), ("5", "2x=5"), ("5", "x=y=5"), ("5", "5/"), ("5", "5 feet 3"),
+    (r"58 \text{ m}", "58 km"), (r"58 \text{ m}", "58 min"), (r"58 \text{ m}", "58M"),
+    (r"58 \text{ m}", "58 m^2"), (r"58 \text{ m}", "58x"), (r"58 \text{ m}", "58 m m"),
+    (r"58 \text{ min}", "58 m"), (r"58 \text{ s}", r"58 \text{ m}"), (r"58 \text{ s}", "58 h"),
+    (r"58 \text{ ms}", r"58 \text{ m}"), (r"58 \text{ mW}", r"58 \text{ MW}"), ("58", "58m"),
+    (r"48 \text{ km/h}", "48 m/h"), (r"48 \text{ km/h}", "48 km"), (r"48 \text{ km/h}", "48 mph"),
+    (r"48 \text{ km/h}", "48 h/km"), (r"48 \text{ km/h}", "48 km/min"),
+    (r"2.4 \text{ hours}", "2.4 min"), (r"2.4 \text{ hours}", "144 min"),
+    (r"66 \text{ ml}", "66 L"), (r"66 \text{ ml}", "66 mm"), (r"96\pi \text{ cm}^3", "96 pi cm^2"),
+    (r"96\pi \text{ cm}^3", "96 cm^3"), (r"96\pi \text{ cm}^3", "96 pi cm"),
+    (r"25^\circ C", r"25^\circ F"), (r"\$15 \text{ per hour}", r"\$15 \text{ per day}"),
+    ("5", r"5\text{x^2}"), (r"5 \text{ pounds}", "5 lb"), (r"5 \text{ days}", "5d"),
+    (r"\text{Thursday}", "It is Thursday"), (r"\text{Thursday}", "Thursday or Friday"),
+    ("5623_7", "(5623)_8"), ("5623_7", "(5632)_7"), ("5623_7", "5623 base 8"), ("5623_7", "(5623)"),
+    ("A_1", "a_1"), ("(1,-12)", "(b, c) = (-12, 1)"), ("(1,-12)", "(c, b) = (1, -12)"),
+    ("(1,-12)", "(b, b) = (1, -12)"), ("(1,-12)", "(b, c, d) = (1, -12)"),
+    ("(1,-12)", "(2b, c) = (1, -12)"), ("(1,-12)", "c = 1, b = -12"), ("(1,-12)", "b=1 or c=-12"),
+    ("(1,-12)", "b = 1, b = -12"), ("(1,-12)", "b = 1"), ("(1,-12]", "b = 1, c = -12"),
+    ("(x,y)=(7,3)", "(p,q)=(7,3)"), ("(x,y)=(7,3)", "(x,y)=(3,7)"), ("(7,3)", "x=3, y=7"),
+    ("-3, 7", "x_1 = 7, x_2 = 3"), ("-3, 7", "x_1 = 7"), ("-3, 7", r"x \in \{7, 3\}"),
+    ("-3, 7", "a_1 = 7, a_2 = -3"), (r"x \in \{-3, 7\}", "y=-3, y=7"), ("x_1=7,x_2=-3", "x_1=-3,x_2=7"),
+    (r"(-\infty, -1] \cup [5, \infty)", r"x \le -1 \text{ and } x \ge 5"),
+    (r"(-\infty, -1] \cup [5, \infty)", r"x \le -1, x \ge 5"),
+    (r"(-\infty, -1] \cup [5, \infty)", r"x < -1 \text{ or } x \ge 5"),
+    (r"(-\infty, -1] \cup [5, \infty)", r"x \ge -1 \text{ or } x \le 5"),
+    (r"(-\infty, -1] \cup [5, \infty)", r"x \le -1 \text{ or } y \ge 5"),
+    ("3,628,799", "10!"), ("3,628,799", "10!+1"), ("720", "3!!"), ("0", "√10"), ("0", r"\sqrt10"),
 ]  # fmt: skip
 
 
@@ -119,6 +193,16 @@ def test_equal(gold, answer):
 @pytest.mark.parametrize(("gold", "answer"), UNEQUAL)
 def test_not_equal(gold, answer):
     assert not equal(gold, answer) and not equal(answer, gold)
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [("-3, 7", "x_1 = 7, x_2 = -3"), (r"\{-3, 7\}", "x_{1}=7, x_{2}=-3"),
+     (r"2 \pm 3i", "z_1 = 2 - 3i, z_2 = 2 + 3i"), (r"\$15 \text{ per hour}", r"\$15"),
+     (r"25^\circ C", r"25^\circ")],
+)  # fmt: skip
+def test_an_answer_may_number_the_roots_or_say_less_of_the_unit_than_the_gold(gold, answer):
+    assert equal(gold, answer) and not equal(answer, gold)
 
 
 def test_no_answer_is_wrong():
