@@ -17,6 +17,7 @@ from stages.core.errors import UserError
 from stages.core.files import read_rows, write_json, write_text
 from stages.core.params import Params
 from stages.core.stage import Run
+from stages.core.tracking import flat
 from stages.reporting import charts, lineage, page, pairs, scores, training
 from stages.reporting.page import (
     Alarm,
@@ -41,7 +42,7 @@ Samples = dict[str, dict[str, list[dict]]]  # task -> model -> rows
 
 
 def body(params: Params, run: Run) -> dict:
-    found = {model: metrics(f"evaluate/{model}") for model in MODELS}
+    found = {model: evaluated(model) for model in MODELS}
     tasks = scores.tasks_of(found)
     if not tasks:
         raise UserError("metrics/evaluate/*.json name no task: `dvc repro` runs the evaluation")
@@ -75,6 +76,23 @@ def metrics(name: str) -> dict:
     return json.loads(path.read_text())
 
 
+def evaluated(model: str) -> dict:
+    """A model's metrics, with the standard errors and intervals that stand beside its samples.
+
+    `pass@8` of a task gets `pass@8_low`, `pass@8_high` and `pass@8_stderr`.
+    """
+    found, path = metrics(f"evaluate/{model}"), Path(f"samples/{model}.json")
+    measures = json.loads(path.read_text()) if path.exists() else {}
+    for task in measures.keys() & found.keys():
+        found[task] |= {
+            f"{name}_{what}": measure[what]
+            for name, measure in measures[task].items()
+            for what in ("low", "high", "stderr")
+            if name != "accuracy"
+        }
+    return found
+
+
 def read_samples(model: str, tasks: list[str]) -> list[dict]:
     """A model's rows, each with the number of its line; those that name no task are of the one."""
     rows = read_rows(Path(f"samples/{model}.jsonl"))
@@ -96,7 +114,7 @@ def hand_over(run: Run, found: Scores, tasks: list[str]) -> None:
     entries = scores.entries(found, tasks)
     run.summary({f"{model}.{task}.accuracy": s["accuracy"] for task, model, s in entries})
     run.table("results.json", [
-        {"task": task, "model": model, "parameters": found[model]["parameters"], **s}
+        {"task": task, "model": model, "parameters": found[model]["parameters"], **flat(s)}
         for task, model, s in entries
     ])  # fmt: skip
     run.register("grpo-policy", Path("models/grpo"))
@@ -108,7 +126,7 @@ def summary(found: Scores, tasks: list[str], compared: list[Pair]) -> dict:
     models = {
         model: {
             "parameters": score["parameters"],
-            "tasks": {task: score[task] for task in tasks if task in score},
+            "tasks": {task: values(score[task]) for task in tasks if task in score},
         }
         for model, score in found.items()
     }
@@ -119,6 +137,11 @@ def summary(found: Scores, tasks: list[str], compared: list[Pair]) -> dict:
         "pairs": pairs.as_metrics(compared),
         "seconds": {**seconds, "report": report},
     }
+
+
+def values(entry: dict) -> dict:
+    """A task's scores without the many intervals that `dvc metrics diff` would list."""
+    return {k: v for k, v in entry.items() if not k.endswith(("_low", "_high", "_stderr"))}
 
 
 def stage_metrics() -> dict[str, dict]:
@@ -171,8 +194,13 @@ def about_data(prepare: dict, merge: dict) -> list[str]:
     lines = []
     if (seen := prepare["test_chains_seen_in_training"]) is not None:
         lines.append(
-            f"{prepare['test']} held-out problems; none of their questions is in training data, "
-            f"and {seen:.1%} of their exact arithmetic chains are."
+            f"The test split has {prepare['test']} problems; none of their questions is in "
+            f"training data, and {seen:.1%} of their exact arithmetic chains are."
+        )
+    if removed := prepare.get("contaminated"):
+        lines.append(
+            f"{removed} training problems that share text with problems of the evaluation were "
+            "left out."
         )
     lines.append(
         f"The merged model equals the unmerged one: largest logit difference "
@@ -189,7 +217,7 @@ def results(found: Scores, tasks: list[str], samples: Samples, compared: list[Pa
     """Scores, pairs, levels and kinds of error."""
     draw = charts.accuracy(found, tasks)
     charts.png(REPORTS / "accuracy.png", [draw])
-    several = scores.sampled(found, tasks)
+    several, official = scores.sampled(found, tasks), scores.official(found)
     picture = Charts("accuracy.png", "accuracy of each model", [charts.svg("accuracy", draw)])
     blocks = [
         Heading("Results", "results"),
@@ -197,6 +225,7 @@ def results(found: Scores, tasks: list[str], samples: Samples, compared: list[Pa
         Note("; ".join(f"{model}: {what}" for model, what in MODELS.items()) + "."),
         picture,
         *([Heading("Several samples a problem", "sampled"), Table(several)] if several else []),
+        *([Heading("lm-eval's own tasks", "lm-eval"), Table(official)] if official else []),
         Heading("The same problems, before and after", "pairs"),
         Table(pair_rows(compared)),
         Note(

@@ -6,6 +6,8 @@ Metrics that an evaluation does not have leave their columns out.
 import re
 from typing import Any
 
+from stages.core.tracking import flat
+
 MODELS = {
     "base": "before any training, the prompt alone",
     "sft": "after supervised training on demonstrations",
@@ -86,6 +88,18 @@ def sampled(scores: dict[str, dict], tasks: list[str]) -> Rows | None:
     rows: Rows = [["model", *ordered]]
     rows += [[model, *(with_interval(entry, key) for key in ordered)] for _, model, entry in found]
     return with_task(rows, [task for task, _, _ in found])
+
+
+def official(scores: dict[str, dict]) -> Rows | None:
+    """What lm-eval's own tasks gave, as published; None where none was asked for."""
+    found = {model: flat(score["lm_eval"]) for model, score in scores.items()
+             if score.get("lm_eval")}  # fmt: skip
+    if not found:
+        return None
+    names = list(dict.fromkeys(name for values in found.values() for name in values))
+    cells = [[model, *(number(values.get(name)) for name in names)]
+             for model, values in found.items()]  # fmt: skip
+    return [["model", *(name.replace(".", " ", 1) for name in names)], *cells]
 
 
 def with_interval(entry: dict, key: str) -> str:

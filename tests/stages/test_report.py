@@ -38,14 +38,23 @@ def sample(task: str, i: int, correct: bool, model: str) -> dict:
     }  # fmt: skip
 
 
+MEASURES = ("mean_reward", "pass@1", "pass@4", "maj@4")
+
+
 def score(right: int) -> dict:
     share = right / 40
-    several = {f"{name}{end}": share for name in ("pass@1", "pass@4", "maj@4")
-               for end in ("", "_low", "_high", "_stderr")}  # fmt: skip
+    several = dict.fromkeys(MEASURES, share)
     return {"n": 40, "accuracy": share, "low": max(0, share - 0.1), "high": min(1, share + 0.1),
             "stderr": 0.05, "flexible_accuracy": share, "format_compliance_rate": 1.0,
-            "shows_working": 1.0, "mean_reward": share, "high_reward_rate": share,
-            "truncated": 0.0, **several}  # fmt: skip
+            "shows_working": 1.0, "high_reward_rate": share, "truncated": 0.0, **several,
+            "errors": {"reasoning": 40 - right}}  # fmt: skip
+
+
+def measures(right: int) -> dict:
+    """The intervals that an evaluation keeps beside its samples."""
+    share = right / 40
+    entry = {"value": share, "stderr": 0.05, "low": share / 2, "high": share}
+    return dict.fromkeys(("accuracy", *MEASURES), entry)
 
 
 OLD_SCORE = ("n", "accuracy", "low", "high", "format_compliance_rate", "shows_working")
@@ -68,6 +77,9 @@ def write_project(tasks: dict[str, dict[str, int]], old: bool = False) -> None:
             rows = [{key: row[key] for key in OLD_ROW} for row in rows]
             scores = {t: {key: s[key] for key in OLD_SCORE} for t, s in scores.items()}
         more = {} if old else {"tokens": 1234567, "peak_memory_mb": 812.4}
+        if not old:
+            write_json(Path(f"samples/{model}.json"),
+                       {task: measures(right[model]) for task, right in tasks.items()})  # fmt: skip
         write_rows(Path(f"samples/{model}.jsonl"), rows)
         write_json(Path(f"metrics/evaluate/{model}.json"),
                    {"parameters": 1000, **scores, "seconds": 5.0, **more})  # fmt: skip
@@ -138,7 +150,7 @@ def test_a_run_of_several_tasks(project, params):
     text = Path("reports/report.md").read_text()
     assert "| gsm8k | grpo | 1,000 | 0.900 |" in text
     assert "- **better**: GRPO against SFT, math: +40.0 points [" in text
-    assert "| math | grpo | 0.900 [0.900, 0.900] |" in text, "pass@1, in order"
+    assert "| math | grpo | 0.900 [0.450, 0.900] |" in text, "pass@1, in order"
     assert "## By level: math" in text and "## By level: gsm8k" not in text
     assert "| gsm8k | sft | 40 | 50.0% | 50.0% | 0.0% | 0.0% | 0.0% |" in text, "kinds of error"
     assert "| evaluate@grpo | 5 | 1,234,567 | 812 |" in text and "| all | 455 |" in text
@@ -147,13 +159,15 @@ def test_a_run_of_several_tasks(project, params):
     assert len(shares) == 2 and float(shares[0]) > 99, "the weight of format is 0"
 
     table = next(event for event in events if event["event"] == "table")
-    assert len(table["rows"]) == 10 and table["rows"][3]["pass@4"] == 0.9
+    assert len(table["rows"]) == 10 and table["rows"][3]["pass@4_low"] == 0.45
+    assert table["rows"][3]["errors.reasoning"] == 4, "no cell holds a table"
     sent = {Path(event["path"]).name for event in events if event["event"] == "artifact"}
     assert sent == FILES
     values = next(event for event in events if event["event"] == "metrics")["values"]
     assert values["grpo.math.accuracy"] == 0.9 and len(values) == 10
     summary = json.loads(Path("reports/summary.json").read_text())
     assert summary["models"]["grpo"]["tasks"]["math"]["accuracy"] == 0.9
+    assert "pass@4_low" not in summary["models"]["grpo"]["tasks"]["math"]
     assert summary["pairs"]["math"]["sft-grpo"]["verdict"] == "better"
     assert {"report", "evaluate@grpo", "audit"} <= set(summary["seconds"])
 

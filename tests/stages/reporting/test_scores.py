@@ -56,6 +56,20 @@ def test_pass_and_maj_stand_in_order_with_their_intervals():
     ]
 
 
+def test_lm_evals_own_tasks_stand_by_themselves():
+    found = {
+        "sft": {"lm_eval": {"gsm8k": {"exact_match.strict-match": 0.25}}},
+        "grpo": {"lm_eval": {"gsm8k": {"exact_match.strict-match": 0.5, "alias": 0.125}}},
+        "base": {},
+    }
+    assert scores.official(found) == [
+        ["model", "gsm8k exact_match.strict-match", "gsm8k alias"],
+        ["sft", "0.250", ""],
+        ["grpo", "0.500", "0.125"],
+    ]
+    assert scores.official({"sft": {"t": PLAIN}}) is None and scores.tasks_of(found) == []
+
+
 def test_levels_are_counted_in_their_natural_order():
     samples = {
         "sft": [row("10", True), row("9", False), row("9", True), row(None, True)],
