@@ -1,12 +1,11 @@
-"""report: the comparison. A table, what changed in words, flips on identical problems, curves.
+"""report: the comparison. Is each model better than the one before, by how much, and on which
+problems; what training did; what it cost; where every number comes from.
 
-Writes reports/summary.json for programs, report.md and a self-contained report.html for people and
-table.txt for the terminal, and registers the final models.
+Writes reports/report.md and a self-contained report.html for people, their pictures as PNG,
+summary.json for programs and table.txt for the terminal, and registers the final models. With
+`report.fail_if_worse` it then fails where GRPO is worse than SFT.
 """
 
-import csv
-import html
-import io
 import json
 import time
 from pathlib import Path
@@ -18,37 +17,55 @@ from stages.core.errors import UserError
 from stages.core.files import read_rows, write_json, write_text
 from stages.core.params import Params
 from stages.core.stage import Run
-from stages.core.statistics import mcnemar, paired_difference
+from stages.core.tracking import flat
+from stages.reporting import charts, lineage, page, pairs, scores, training
+from stages.reporting.page import (
+    Alarm,
+    Badge,
+    Charts,
+    Folded,
+    Heading,
+    Link,
+    Note,
+    Table,
+    Text,
+    Verdicts,
+)
+from stages.reporting.pairs import Pair
+from stages.reporting.scores import MODELS
 
 REPORTS = Path("reports")
-MODELS = {
-    "base": "before any training, the prompt alone",
-    "sft": "after supervised training on demonstrations",
-    "control": "the SFT model made to show its working",
-    "grpo": "after GRPO, adapter merged",
-    "student": "distilled from the GRPO model's verified samples",
-}
-PAIRS = (("base", "sft"), ("sft", "grpo"), ("control", "grpo"), ("grpo", "student"))
+ROLLOUTS = Path("rollouts/grpo.jsonl")
+
+Scores = dict[str, dict]  # model -> its metrics
+Samples = dict[str, dict[str, list[dict]]]  # task -> model -> rows
 
 
 def body(params: Params, run: Run) -> dict:
-    task = params.task.name
-    scores = {model: metrics(f"evaluate/{model}") for model in MODELS}
-    samples = {model: list(read_rows(Path(f"samples/{model}.jsonl"))) for model in MODELS}
-    pairs = [compared(samples, before, after) for before, after in PAIRS]
-    words = in_words(scores, pairs, task) + about_data(metrics("prepare"), metrics("merge"))
-    table = table_rows(scores, task)
+    found = {model: evaluated(model) for model in MODELS}
+    tasks = scores.tasks_of(found)
+    if not tasks:
+        raise UserError("metrics/evaluate/*.json name no task: `dvc repro` runs the evaluation")
+    samples = by_task({model: read_samples(model, tasks) for model in MODELS}, tasks)
+    compared = pairs.all_pairs(samples)
+    weights = {name: reward.weight for name, reward in params.grpo.rewards.items()}
 
-    charts = [accuracy_chart(scores, task), curve_chart(Path("plots/grpo.csv"))]
-    write_text(REPORTS / "report.md", markdown(task, table, words, pairs))
-    write_text(REPORTS / "report.html", page(task, table, words, pairs, charts))
-    write_text(REPORTS / "table.txt", plain(table))
-    write_json(REPORTS / "summary.json", summary(scores, task))
-    for path in REPORTS.iterdir():
-        run.artifact(path)
-    run.summary({f"{m}.{task}.accuracy": s[task]["accuracy"] for m, s in scores.items()})
-    run.register("grpo-policy", Path("models/grpo"))
-    run.register("grpo-student", Path("models/student"))
+    blocks = [
+        *verdicts(found, compared),
+        *results(found, tasks, samples, compared),
+        *curves(weights),
+        *cost(),
+        *origins(),
+        *flips(compared),
+    ]
+    title = f"{', '.join(tasks)}: base, SFT, GRPO, student"
+    write_text(REPORTS / "report.md", page.markdown(title, blocks))
+    write_text(REPORTS / "report.html", page.page(title, blocks))
+    write_text(REPORTS / "table.txt", plain(scores.brief(found, tasks)))
+    write_json(REPORTS / "summary.json", summary(found, tasks, compared))
+    hand_over(run, found, tasks)
+    if params.report.fail_if_worse and (harm := pairs.alarm(compared)):
+        raise UserError(f"{harm}: see {REPORTS}/report.html, or set report.fail_if_worse to false")
     return {}
 
 
@@ -59,82 +76,131 @@ def metrics(name: str) -> dict:
     return json.loads(path.read_text())
 
 
-def summary(scores: dict[str, dict], task: str) -> dict:
-    """Parameters and scores of each model, and each stage's wall seconds."""
-    kept = ("n", "accuracy", "low", "high", "format_compliance_rate", "shows_working")
-    models = {
-        model: {
-            "parameters": score["parameters"],
-            "tasks": {task: {key: score[task][key] for key in kept}},
+def evaluated(model: str) -> dict:
+    """A model's metrics, with the standard errors and intervals that stand beside its samples.
+
+    `pass@8` of a task gets `pass@8_low`, `pass@8_high` and `pass@8_stderr`.
+    """
+    found, path = metrics(f"evaluate/{model}"), Path(f"samples/{model}.json")
+    measures = json.loads(path.read_text()) if path.exists() else {}
+    for task in measures.keys() & found.keys():
+        found[task] |= {
+            f"{name}_{what}": measure[what]
+            for name, measure in measures[task].items()
+            for what in ("low", "high", "stderr")
+            if name != "accuracy"
         }
-        for model, score in scores.items()
-    }
-    return {"models": models, "seconds": seconds()}
+    return found
 
 
-def seconds() -> dict[str, float]:
-    """DVC stage -> wall seconds of its last run, from the start of its process."""
-    files = sorted(Path("metrics").rglob("*.json"))
-    spent = {
-        "@".join(path.relative_to("metrics").with_suffix("").parts): metrics_seconds(path)
-        for path in files
-        if path.stem != "report"
-    }
-    spent["report"] = round(time.time() - psutil.Process().create_time(), 2)
-    return spent
+def read_samples(model: str, tasks: list[str]) -> list[dict]:
+    """A model's rows, each with the number of its line; those that name no task are of the one."""
+    rows = read_rows(Path(f"samples/{model}.jsonl"))
+    return [{"task": tasks[0], **row, "line": i} for i, row in enumerate(rows, 1)]
 
 
-def metrics_seconds(path: Path) -> float:
-    return json.loads(path.read_text())["seconds"]
-
-
-def compared(samples: dict[str, list[dict]], before: str, after: str) -> dict:
-    """Two models on the same problems: flips, difference with its interval, exact p-value."""
-    was = {row["question"]: row["correct"] for row in samples[before]}
-    pairs = [(was[r["question"]], r["correct"]) for r in samples[after] if r["question"] in was]
-    gained = sum(not b and a for b, a in pairs)
-    lost = sum(b and not a for b, a in pairs)
-    difference, low, high = paired_difference(gained, lost, len(pairs))
+def by_task(samples: dict[str, list[dict]], tasks: list[str]) -> Samples:
     return {
-        "before": before, "after": after, "n": len(pairs), "gained": gained, "lost": lost,
-        "difference": difference, "low": low, "high": high, "p": mcnemar(gained, lost),
+        task: {model: [row for row in rows if row["task"] == task]
+               for model, rows in samples.items()}
+        for task in tasks
     }  # fmt: skip
 
 
-def in_words(scores: dict[str, dict], pairs: list[dict], task: str) -> list[str]:
-    """What GRPO changed, what it did not, and what the student kept."""
-    by_pair = {(pair["before"], pair["after"]): pair for pair in pairs}
-    sft, grpo, student = (scores[model][task] for model in ("sft", "grpo", "student"))
-    share = scores["student"]["parameters"] / scores["grpo"]["parameters"]
+def hand_over(run: Run, found: Scores, tasks: list[str]) -> None:
+    """Files, scores and models to the trackers."""
+    for path in sorted(REPORTS.iterdir()):
+        run.artifact(path)
+    entries = scores.entries(found, tasks)
+    run.summary({f"{model}.{task}.accuracy": s["accuracy"] for task, model, s in entries})
+    run.table("results.json", [
+        {"task": task, "model": model, "parameters": found[model]["parameters"], **flat(s)}
+        for task, model, s in entries
+    ])  # fmt: skip
+    run.register("grpo-policy", Path("models/grpo"))
+    run.register("grpo-student", Path("models/student"))
+
+
+def summary(found: Scores, tasks: list[str], compared: list[Pair]) -> dict:
+    """Parameters and scores of each model, the comparisons, and each stage's wall seconds."""
+    models = {
+        model: {
+            "parameters": score["parameters"],
+            "tasks": {task: values(score[task]) for task in tasks if task in score},
+        }
+        for model, score in found.items()
+    }
+    report = round(time.time() - psutil.Process().create_time(), 2)
+    seconds = {name: spent["seconds"] for name, spent in stage_metrics().items()}
+    return {
+        "models": models,
+        "pairs": pairs.as_metrics(compared),
+        "seconds": {**seconds, "report": report},
+    }
+
+
+def values(entry: dict) -> dict:
+    """A task's scores without the many intervals that `dvc metrics diff` would list."""
+    return {k: v for k, v in entry.items() if not k.endswith(("_low", "_high", "_stderr"))}
+
+
+def stage_metrics() -> dict[str, dict]:
+    """DVC stage -> its metrics; this one has none yet."""
+    return {
+        "@".join(path.relative_to("metrics").with_suffix("").parts): json.loads(path.read_text())
+        for path in sorted(Path("metrics").rglob("*.json"))
+        if path.stem != "report"
+    }
+
+
+def verdicts(found: Scores, compared: list[Pair]) -> list:
+    """Better, worse or noise for each pair, and what follows; harm done by GRPO above all."""
+    harm = pairs.alarm(compared)
     return [
-        f"GRPO changed accuracy by {difference(by_pair['sft', 'grpo'])} against SFT. The share of "
-        f"completions that show their working went from {sft['shows_working']:.0%} to "
-        f"{grpo['shows_working']:.0%}.",
-        against_control(by_pair["control", "grpo"]),
-        f"The student has {share:.0%} of its teacher's parameters and reaches "
-        f"{ratio(student['accuracy'], grpo['accuracy'])} of its accuracy.",
+        *([Alarm(f"{harm}. Keep the SFT model.")] if harm else []),
+        Verdicts([(pair.verdict, pairs.in_words(pair)) for pair in compared]),
+        *map(Text, about_grpo(found, compared)),
+        *map(Text, about_data(metrics("prepare"), metrics("merge"))),
     ]
 
 
-def against_control(pair: dict) -> str:
-    """Elicited or learned? The SFT model made to show its working is the yardstick."""
-    start = f"Against the SFT model made to show its working the difference is {difference(pair)}: "
-    if pair["low"] > 0:
-        return start + "GRPO did more than elicit worked solutions, it made them right more often."
-    if pair["high"] < 0:
-        return start + "GRPO is worse than just making the SFT model show its working."
-    return start + (
-        "within noise. GRPO elicits worked solutions, which the SFT model could already write; "
-        "that it added skill is not shown."
-    )
+def about_grpo(found: Scores, compared: list[Pair]) -> list[str]:
+    """What GRPO changed besides accuracy, whether it taught anything, what the student kept."""
+    lines = []
+    for pair in compared:
+        was, now = (found[model][pair.task] for model in (pair.before, pair.after))
+        match pair.before, pair.after:
+            case "sft", "grpo" if "shows_working" in was and "shows_working" in now:
+                lines.append(
+                    f"On {pair.task} the share of completions that show their working went from "
+                    f"{was['shows_working']:.0%} (SFT) to {now['shows_working']:.0%} (GRPO)."
+                )
+            case "control", "grpo":
+                lines.append(
+                    f"Against the SFT model made to show its working the difference on {pair.task} "
+                    f"is {pairs.points(pair)}, {pair.verdict}. "
+                    f"{pairs.against_control(pair.verdict)}"
+                )
+            case "grpo", "student":
+                share = found["student"]["parameters"] / found["grpo"]["parameters"]
+                lines.append(
+                    f"The student has {share:.0%} of its teacher's parameters and reaches "
+                    f"{ratio(now['accuracy'], was['accuracy'])} of its accuracy on {pair.task}."
+                )
+    return lines
 
 
 def about_data(prepare: dict, merge: dict) -> list[str]:
     lines = []
     if (seen := prepare["test_chains_seen_in_training"]) is not None:
         lines.append(
-            f"{prepare['test']} held-out problems; none of their questions is in training data, "
-            f"and {seen:.1%} of their exact arithmetic chains are."
+            f"The test split has {prepare['test']} problems; none of their questions is in "
+            f"training data, and {seen:.1%} of their exact arithmetic chains are."
+        )
+    if removed := prepare.get("contaminated"):
+        lines.append(
+            f"{removed} training problems that share text with problems of the evaluation were "
+            "left out."
         )
     lines.append(
         f"The merged model equals the unmerged one: largest logit difference "
@@ -143,129 +209,156 @@ def about_data(prepare: dict, merge: dict) -> list[str]:
     return lines
 
 
-def difference(pair: dict) -> str:
-    points = [100 * pair[key] for key in ("difference", "low", "high")]
-    return "{:+.1f} points [{:+.1f}, {:+.1f}]".format(*points)
-
-
 def ratio(part: float, whole: float) -> str:
     return f"{part / whole:.0%}" if whole else "no share"
 
 
-def table_rows(scores: dict[str, dict], task: str) -> list[list[str]]:
-    rows = [["model", "parameters", "accuracy", "95 % interval", "format", "what it is"]]
-    for model, what in MODELS.items():
-        s = scores[model][task]
+def results(found: Scores, tasks: list[str], samples: Samples, compared: list[Pair]) -> list:
+    """Scores, pairs, levels and kinds of error."""
+    draw = charts.accuracy(found, tasks)
+    charts.png(REPORTS / "accuracy.png", [draw])
+    several, official = scores.sampled(found, tasks), scores.official(found)
+    picture = Charts("accuracy.png", "accuracy of each model", [charts.svg("accuracy", draw)])
+    blocks = [
+        Heading("Results", "results"),
+        Table(scores.full(found, tasks)),
+        Note("; ".join(f"{model}: {what}" for model, what in MODELS.items()) + "."),
+        picture,
+        *([Heading("Several samples a problem", "sampled"), Table(several)] if several else []),
+        *([Heading("lm-eval's own tasks", "lm-eval"), Table(official)] if official else []),
+        Heading("The same problems, before and after", "pairs"),
+        Table(pair_rows(compared)),
+        Note(
+            "Differences are after minus before on the same problems; their 95 % intervals are "
+            "paired bootstraps of 10,000 resamples (with fewer than 10 flips Agresti and Min's, "
+            "for want of anything to draw from). p: McNemar's exact test, two-sided. Better or "
+            "worse: the interval leaves out 0 and p is below 0.05, each pair judged by itself."
+        ),
+    ]
+    for task, models in samples.items():
+        if table := scores.by_level(models):
+            change = [pairs.compared(task, "sft", "grpo", of_level(models, row[0]))
+                      for row in table[1:]]  # fmt: skip
+            added = ["GRPO - SFT", *(pairs.points(pair) if pair else "" for pair in change)]
+            rows = [[*row, cell] for row, cell in zip(table, added, strict=True)]
+            blocks += [Heading(f"By level: {task}", page.slug("levels", task)), Table(rows)]
+    if table := scores.errors(samples):
+        blocks += [Heading("Kinds of error", "errors"), Table(table),
+                   Note("Shares of all completions.")]  # fmt: skip
+    return blocks
+
+
+def of_level(models: dict[str, list[dict]], level: str) -> dict[str, list[dict]]:
+    return {
+        model: [row for row in rows if str(row.get("level")) == level]
+        for model, rows in models.items()
+    }
+
+
+def pair_rows(compared: list[Pair]) -> list[list[page.Cell]]:
+    """One row a pair; a column of the mean reward's difference where rewards were recorded."""
+    rewarded = any(pair.reward for pair in compared)
+    rows: list[list[page.Cell]] = [
+        ["from", "to", "problems", "gained", "lost", "accuracy [95 %]", "McNemar p",
+         *(["mean reward [95 %]"] if rewarded else []), "verdict"]
+    ]  # fmt: skip
+    for pair in compared:
+        reward = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*pair.reward) if pair.reward else ""
         rows.append([
-            model, f"{scores[model]['parameters']:,}", f"{s['accuracy']:.3f}",
-            f"[{s['low']:.3f}, {s['high']:.3f}]", f"{s['format_compliance_rate']:.3f}", what,
+            pair.before, pair.after, str(pair.n),
+            Link(str(len(pair.gained)), anchor(pair, "gained")),
+            Link(str(len(pair.lost)), anchor(pair, "lost")),
+            pairs.points(pair), f"{pair.p:.2g}", *([reward] if rewarded else []),
+            Badge(pair.verdict),
         ])  # fmt: skip
-    return rows
+    return scores.with_task(rows, [pair.task for pair in compared])
 
 
-def pair_rows(pairs: list[dict]) -> list[list[str]]:
-    rows = [["from", "to", "gained", "lost", "difference [95 %]", "McNemar p"]]
-    for pair in pairs:
-        rows.append([pair["before"], pair["after"], str(pair["gained"]), str(pair["lost"]),
-                     difference(pair), f"{pair['p']:.2g}"])  # fmt: skip
-    return rows
+def anchor(pair: Pair, kind: str) -> str:
+    return page.slug(pair.task, pair.before, pair.after, kind)
+
+
+def curves(weights: dict[str, float]) -> list:
+    """Training, step by step."""
+    grpo = training.read_curves(Path("plots/grpo.csv"))
+    shares = training.advantage_shares(read_rows(ROLLOUTS), weights)
+    supervised = training.loss_panels(training.read_curves(Path("plots/sft.csv")),
+                                      training.read_curves(Path("plots/distill.csv")))  # fmt: skip
+    return [
+        Heading("GRPO, step by step", "grpo"),
+        drawn("grpo", "curves of GRPO", training.grpo_panels(grpo, shares)),
+        *advantages(shares, weights, grpo),
+        Heading("Supervised training", "supervised"),
+        drawn("supervised", "losses of SFT and distillation", supervised),
+    ]
+
+
+def advantages(shares: dict, weights: dict[str, float], curves: dict) -> list:
+    """The rewards' shares of the advantages, and what that means."""
+    if not shares:
+        return []
+    return [
+        Table(training.advantage_table(shares, weights, curves)),
+        Note(
+            "Share of the advantage: within a group, the covariance of weight x score with the "
+            "total reward over the variance of the total; the mean over the groups of a step that "
+            "have any variance, and in the table over all steps. Shares sum to 1; one below 0 "
+            "pulls against the rest."
+        ),
+    ]
+
+
+def drawn(name: str, shows: str, panels: list[training.Panel]) -> Charts:
+    """The panels as SVG for the page, and all of them as reports/NAME.png."""
+    draws = [charts.panel(panel) for panel in panels]
+    charts.png(REPORTS / f"{name}.png", draws)
+    svgs = [charts.svg(f"{name}-{i}", draw) for i, draw in enumerate(draws)]
+    return Charts(f"{name}.png", shows, svgs)
+
+
+def cost() -> list:
+    """What each stage took, as far as its metrics say; this one's seconds are in summary.json."""
+    columns = {"seconds": "seconds", "tokens": "tokens", "peak_memory_mb": "peak memory, MB"}
+    spent = stage_metrics()
+    there = [key for key in columns if any(key in values for values in spent.values())]
+    rows = [["stage", *(columns[key] for key in there)]]
+    rows += [
+        [name, *(f"{values[key]:,.0f}" if key in values else "" for key in there)]
+        for name, values in spent.items()
+    ]
+    total = sum(values["seconds"] for values in spent.values())
+    rows.append(["all", f"{total:,.0f}", *[""] * (len(there) - 1)])
+    return [Heading("Cost", "cost"), Table(rows)]
+
+
+def origins() -> list:
+    """The lineage of every model's numbers."""
+    source = lineage.read(f"evaluate@{model}" for model in MODELS)
+    return [
+        Heading("Where the numbers come from", "lineage"),
+        *(Folded(model, [Table(lineage.rows(model, source))]) for model in MODELS),
+        Note(
+            "md5 of the files as they lay here when this was written, in DVC's form: a folder's "
+            "ends in .dir. Parameters and code: the md5 of JSON with all their values, and with "
+            "all files' paths and hashes."
+        ),
+    ]
+
+
+def flips(compared: list[Pair]) -> list:
+    """The problems that were gained and lost, with what both models wrote."""
+    blocks: list = [Heading("Problems gained and lost", "problems")]
+    for pair in compared:
+        for kind, both in (("gained", pair.gained), ("lost", pair.lost)):
+            title = f"{pair.task}, {pair.before} to {pair.after}, {kind}"
+            blocks.append(page.Problems(title, anchor(pair, kind), pair.before, pair.after, both))
+    return blocks
 
 
 def plain(rows: list[list[str]]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(r, widths, strict=True)) for r in rows]
     return "\n".join(line.rstrip() for line in lines) + "\n"
-
-
-def markdown(task: str, table: list[list[str]], words: list[str], pairs: list[dict]) -> str:
-    paragraphs = "\n\n".join(words)
-    return (
-        f"# {task}: base, SFT, GRPO, student\n\n{markdown_table(table)}\n\n{paragraphs}\n\n"
-        f"## The same problems, before and after\n\n{markdown_table(pair_rows(pairs))}\n"
-    )
-
-
-def markdown_table(rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
-
-
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
-table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums }
-th, td { text-align: left; padding: .3rem .8rem; border-bottom: 1px solid #ddd }
-svg { max-width: 100%; height: auto }
-"""
-
-
-def page(
-    task: str, table: list[list[str]], words: list[str], pairs: list[dict], charts: list[str]
-) -> str:
-    """One HTML page that needs nothing else, neither files nor network."""
-    title = html.escape(f"{task}: base, SFT, GRPO, student")
-    paragraphs = "".join(f"<p>{html.escape(line)}</p>" for line in words)
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
-        f"<style>{STYLE}</style><h1>{title}</h1>{html_table(table)}{paragraphs}{charts[0]}"
-        f"<h2>The same problems, before and after</h2>{html_table(pair_rows(pairs))}"
-        f"<h2>GRPO, step by step</h2>{charts[1]}</html>\n"
-    )
-
-
-def html_table(rows: list[list[str]]) -> str:
-    def line(row: list[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>"
-
-    return f"<table>{line(rows[0], 'th')}{''.join(line(row, 'td') for row in rows[1:])}</table>"
-
-
-def accuracy_chart(scores: dict[str, dict], task: str) -> str:
-    """Accuracy with its interval, a dot a model, as SVG."""
-    figure, axes = new_figure()
-    for x, model in enumerate(MODELS):
-        s = scores[model][task]
-        errors = [[s["accuracy"] - s["low"]], [s["high"] - s["accuracy"]]]
-        axes.errorbar(x, s["accuracy"], errors, fmt="o", capsize=4, color="#2458a6")
-    axes.set_xticks(range(len(MODELS)), list(MODELS))
-    axes.set_ylim(0, 1)
-    axes.set_ylabel("accuracy, 95 % interval")
-    return svg(figure)
-
-
-def curve_chart(path: Path) -> str:
-    """Reward, accuracy and working shown during GRPO, as SVG."""
-    with path.open() as file:
-        rows = list(csv.DictReader(file))
-    figure, axes = new_figure()
-    for name in ("mean_reward", "accuracy", "shows_working", "format_compliance_rate"):
-        points = [(int(r["step"]), float(r[name])) for r in rows if r.get(name)]
-        if points:
-            wide = name == "mean_reward"  # it often equals one of the others
-            axes.plot(*zip(*points, strict=True), label=name, lw=5 if wide else 1.5,
-                      alpha=0.4 if wide else 1)  # fmt: skip
-    axes.set_xlabel("step")
-    axes.legend(frameon=False)
-    return svg(figure)
-
-
-def new_figure() -> tuple:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 3.2), layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", alpha=0.3)
-    return figure, axes
-
-
-def svg(figure) -> str:
-    """The figure as inline SVG: without date and with fixed ids, the same bits every time."""
-    import matplotlib
-
-    with matplotlib.rc_context({"svg.hashsalt": "report"}):
-        out = io.StringIO()
-        figure.savefig(out, format="svg", metadata={"Date": None})
-    return out.getvalue().partition("<svg")[1] + out.getvalue().partition("<svg")[2]
 
 
 if __name__ == "__main__":

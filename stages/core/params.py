@@ -256,6 +256,10 @@ class Evaluate(Section):
         return AUTO_BATCH if self.batch_size == "auto" else self.batch_size
 
 
+class Report(Section):
+    fail_if_worse: bool = False
+
+
 class Run(Section):
     max_parallel: Count | Literal["auto"] = "auto"
     log_every_seconds: Positive = 10
@@ -277,6 +281,7 @@ class Params(Section):
     merge: Merge
     distill: Distill
     evaluate: Evaluate
+    report: Report = Report()
     run: Run = Run()
     tracking: Tracking = Tracking()
 

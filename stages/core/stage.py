@@ -51,6 +51,10 @@ class Run:
         """Hands a finished file or folder to the trackers."""
         self._spool.artifact(path)
 
+    def table(self, name: str, rows: list[dict]) -> None:
+        """Hands results to the trackers as a table, one row each, under a name ending in .json."""
+        self._spool.table(name, rows)
+
     def dataset(self, path: Path, role: str) -> None:
         """Names a file as an input data set of this run."""
         self._spool.dataset(path, role)

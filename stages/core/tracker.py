@@ -212,6 +212,8 @@ class MlflowRun:
             case {"event": "artifact", "path": path}:
                 log = self.client.log_artifacts if Path(path).is_dir() else self.client.log_artifact
                 log(self.run, path)
+            case {"event": "table", "name": name, "rows": rows}:
+                self.log_table(name, rows)
             case {"event": "dataset"}:
                 self.log_dataset(event["path"], event["role"])
             case {"event": "register", "model": model, "folder": folder}:
@@ -223,6 +225,14 @@ class MlflowRun:
     def log_metrics(self, event: dict) -> None:
         for run in [self.run, self.parent] if event.get("parent") else [self.run]:
             self.store.log_metrics(run, event["values"], event["step"], event["time"])
+
+    def log_table(self, name: str, rows: list[dict]) -> None:
+        """A table of MLflow's own; what is missing in a row is empty. MLflow would append to it."""
+        if name in {artifact.path for artifact in self.client.list_artifacts(self.run)}:
+            return  # this file was sent before
+        columns = dict.fromkeys(column for row in rows for column in row)
+        table = {column: [row.get(column) for row in rows] for column in columns}
+        self.client.log_table(self.run, table, name)
 
     def log_dataset(self, path: str, role: str) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag

