@@ -49,7 +49,7 @@ def body(params: Params, run: Run) -> dict:
         "sampled": len(samples),
         "verified": sum(sample["correct"] for sample in samples),
         "kept": len(kept),
-        **run.last("loss"),
+        **run.last("loss", "tokens"),
     }
 
 

@@ -78,7 +78,7 @@ def body(params: Params, run: Run) -> dict:
     run.write_curve(CURVE)
     run.artifact(ROLLOUTS)
     final = run.last("mean_reward", "accuracy", "format_compliance_rate", "high_reward_rate",
-                     "kl_div", "entropy", "truncated", "dead_groups")  # fmt: skip
+                     "kl_div", "entropy", "truncated", "dead_groups", "tokens")  # fmt: skip
     return {"prompts_too_long": len(rows) - len(short), **final, **worker.trouble()}
 
 

@@ -318,7 +318,8 @@ def drawn(name: str, shows: str, panels: list[training.Panel]) -> Charts:
 
 def cost() -> list:
     """What each stage took, as far as its metrics say; this one's seconds are in summary.json."""
-    columns = {"seconds": "seconds", "tokens": "tokens", "peak_memory_mb": "peak memory, MB"}
+    columns = {"seconds": "seconds", "tokens": "tokens", "peak_memory_mb": "peak memory, MB",
+               "peak_gpu_memory_mb": "peak GPU memory, MB"}  # fmt: skip
     spent = stage_metrics()
     there = [key for key in columns if any(key in values for values in spent.values())]
     rows = [["stage", *(columns[key] for key in there)]]

@@ -39,7 +39,7 @@ def body(params: Params, run: Run) -> dict:
         trained = with_adapter(params, tokenizer, rows, run)
     models.save_model(trained, tokenizer, OUT)
     run.write_curve(CURVE)
-    return {"rows": len(rows), **run.last("loss", "mean_token_accuracy")}
+    return {"rows": len(rows), **run.last("loss", "mean_token_accuracy", "tokens")}
 
 
 def copy_base() -> None:

@@ -7,6 +7,7 @@ same frame serves `dvc repro`, an experiment and the Prefect flow: the stage doe
 import logging
 import os
 import random
+import resource
 import signal
 import sys
 import threading
@@ -100,10 +101,20 @@ def execute(stage: str, params: Params, body: Body) -> None:
         run = Run(stage, params, spool)
         metrics = body(params, run)
         seconds = time.time() - psutil.Process().create_time()
-        metrics = {**metrics, "seconds": round(seconds, 2)}
+        metrics = {**metrics, "seconds": round(seconds, 2), **peak_memory()}
         write_json(metrics_path(stage), metrics)
         spool.metrics(run.not_in_curve(tracking.numbers(metrics)), step=0)
     log.info("%s: done in %.1f s", stage, seconds)
+
+
+def peak_memory() -> dict[str, int]:
+    """The most memory that this process held, and on a GPU its tensors, in MB."""
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kilobytes
+    peak = {"peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit // 10**6}
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_available():
+        peak["peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated() // 10**6
+    return peak
 
 
 def metrics_path(stage: str) -> Path:

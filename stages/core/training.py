@@ -64,7 +64,7 @@ class Report(TrainerCallback):
 
     def __init__(self, run: Run, names: dict[str, str] | None = None, note: str = "loss"):
         self.run = run
-        self.names = names or {}
+        self.names = {"num_tokens": "tokens", **(names or {})}
         self.note = note
         self.last: dict[str, float] = {}
 

@@ -15,7 +15,7 @@ MODELS = {
     "grpo": "after GRPO, adapter merged",
     "student": "distilled from the GRPO model's verified samples",
 }
-ERRORS = ("reasoning", "extraction", "truncation", "format")
+ERRORS = ("reasoning", "extraction", "truncation", "format", "sandbox")
 
 Rows = list[list[Any]]
 
