@@ -3,13 +3,14 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help venv demo test lint ui
+.PHONY: help venv demo test lint ui clean-checkpoints
 
 help:
 	@echo "make demo   install into .venv, run the whole pipeline (dvc repro), show the result"
 	@echo "make test   install into .venv, run the tests"
 	@echo "make ui     MLflow's UI on http://127.0.0.1:5000"
 	@echo "make lint   ruff"
+	@echo "make clean-checkpoints   remove what killed trainings would go on from"
 
 venv: .venv/installed
 
@@ -40,3 +41,7 @@ lint: venv
 ui: venv
 	-python -m stages.core.restored
 	mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
+
+clean-checkpoints:
+	@du -sh .cache/checkpoints/* 2>/dev/null || echo "no checkpoints"
+	@rm -rf .cache/checkpoints

@@ -6,7 +6,6 @@ off is the reference of the KL penalty.
 """
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from stages import rewards
@@ -44,7 +43,7 @@ HIGH_REWARD = 0.8
 def body(params: Params, run: Run) -> dict:
     from datasets import Dataset
 
-    from stages.core import lora, models, training
+    from stages.core import checkpoints, lora, models, training
 
     grpo = params.grpo
     functions, weights = rewards.load(grpo.rewards, params.format.tags)
@@ -59,21 +58,20 @@ def body(params: Params, run: Run) -> dict:
         training.frozen_dtype(grpo.precision),
         grpo.quantize == "nf4",
     )
-    with TemporaryDirectory() as folder:
-        config = configuration(grpo, params.seed, folder, weights)
-        chosen = in_order(short, grpo, config, params.seed)
-        trainer = recording_trainer()(
-            fmt=params.format.tags,
-            model=model,
-            reward_funcs=functions,
-            args=config,
-            train_dataset=Dataset.from_list(chosen),
-            processing_class=tokenizer,
-            peft_config=lora.config(grpo.lora),
-            callbacks=[training.Report(run, METRICS, note="mean_reward")],
-        )
-        training.train(trainer)
-        save_adapter(trainer.model)
+    config = configuration(grpo, params.seed, checkpoints.folder(run.name), weights)
+    chosen = in_order(short, grpo, config, params.seed)
+    trainer = recording_trainer()(
+        fmt=params.format.tags,
+        model=model,
+        reward_funcs=functions,
+        args=config,
+        train_dataset=Dataset.from_list(chosen),
+        processing_class=tokenizer,
+        peft_config=lora.config(grpo.lora),
+        callbacks=[training.Report(run, METRICS, note="mean_reward")],
+    )
+    training.train(trainer, run)
+    save_adapter(trainer.model)
     write_rows(ROLLOUTS, trainer.rollouts)
     run.write_curve(CURVE)
     run.artifact(ROLLOUTS)
@@ -120,7 +118,7 @@ def require_a_batch(rows: list[dict], grpo: Grpo) -> None:
         )
 
 
-def configuration(grpo: Grpo, seed: int, folder: str, weights: list[float]) -> "GRPOConfig":
+def configuration(grpo: Grpo, seed: int, folder: Path, weights: list[float]) -> "GRPOConfig":
     from trl import GRPOConfig
 
     from stages.core import training
@@ -143,12 +141,31 @@ def configuration(grpo: Grpo, seed: int, folder: str, weights: list[float]) -> "
 def recording_trainer() -> type:
     """TRL's trainer, which also keeps every rollout. A function, because trl imports late."""
     from trl import GRPOTrainer
+    from trl.trainer.utils import RepeatSampler
+
+    class EpochSampler(RepeatSampler):
+        """TRL's, whose order hangs on the epoch: resumed in a later one, TRL's own begins anew."""
+
+        epoch = 0
+
+        def set_epoch(self, epoch: int) -> None:
+            self.epoch = epoch
+
+        def __iter__(self):
+            if self.shuffle:
+                self.generator.manual_seed(self.seed + self.epoch)
+            return super().__iter__()
 
     class RecordingTrainer(GRPOTrainer):
         def __init__(self, fmt: Format, **arguments: Any):
             super().__init__(**arguments)
             self.fmt = fmt
             self.rollouts: list[dict] = []
+
+        def _get_train_sampler(self, dataset=None):
+            own = super()._get_train_sampler(dataset)
+            return EpochSampler(own.data_source, own.mini_repeat_count, own.batch_size,
+                                own.repeat_count, own.shuffle, own.seed)  # fmt: skip
 
         def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
             scores = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)

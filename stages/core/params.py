@@ -263,6 +263,7 @@ class Report(Section):
 class Run(Section):
     max_parallel: Count | Literal["auto"] = "auto"
     log_every_seconds: Positive = 10
+    checkpoint_seconds: NotNegative = 60
 
 
 class Tracking(Section):

@@ -21,7 +21,7 @@ import psutil
 from stages.core import params as parameters
 from stages.core import tracking
 from stages.core.errors import UserError
-from stages.core.files import root, write_csv, write_json
+from stages.core.files import cache_dir, remove, root, write_csv, write_json
 from stages.core.params import Params
 from stages.core.progress import Progress
 
@@ -36,13 +36,19 @@ class Run:
     def __init__(self, name: str, params: Params, spool: tracking.Spool):
         self.name = name
         self.progress = Progress(name, params.run.log_every_seconds)
+        self.checkpoint_seconds = params.run.checkpoint_seconds
+        self.curve: list[dict] = []
         self._spool = spool
-        self._curve: list[dict] = []
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """Metrics of one step: a row of the curve, and to the trackers."""
-        self._curve.append({"step": step, **metrics})
+        self.curve.append({"step": step, **metrics})
         self._spool.metrics(metrics, step)
+
+    def restore(self, curve: list[dict]) -> None:
+        """The curve of an interrupted run that this one goes on from; it is reported again."""
+        for row in curve:
+            self.log(row["step"], {name: value for name, value in row.items() if name != "step"})
 
     def summary(self, metrics: dict[str, float]) -> None:
         """Results of the whole pipeline run: they stand on the parent run, too."""
@@ -66,16 +72,16 @@ class Run:
 
     def last(self, *names: str) -> dict[str, float]:
         """The latest logged values of these metrics."""
-        latest = {name: value for row in self._curve for name, value in row.items()}
+        latest = {name: value for row in self.curve for name, value in row.items()}
         return {name: latest[name] for name in names if name in latest}
 
     def not_in_curve(self, metrics: dict[str, float]) -> dict[str, float]:
         """Results that a curve does not hold already; a second value would bend it."""
-        logged = {name for row in self._curve for name in row}
+        logged = {name for row in self.curve for name in row}
         return {name: value for name, value in metrics.items() if name not in logged}
 
     def write_curve(self, path: Path) -> None:
-        write_csv(path, self._curve)
+        write_csv(path, self.curve)
 
 
 def main(name: str, body: Body) -> None:
@@ -104,6 +110,7 @@ def execute(stage: str, params: Params, body: Body) -> None:
         metrics = {**metrics, "seconds": round(seconds, 2), **peak_memory()}
         write_json(metrics_path(stage), metrics)
         spool.metrics(run.not_in_curve(tracking.numbers(metrics)), step=0)
+    remove(cache_dir("checkpoints") / stage)  # done: nothing to go on from
     log.info("%s: done in %.1f s", stage, seconds)
 
 

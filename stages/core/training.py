@@ -2,12 +2,13 @@
 
 import logging
 import math
-from tempfile import TemporaryDirectory
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PrinterCallback, TrainerCallback
 
+from stages.core import checkpoints
 from stages.core.errors import UserError
 from stages.core.models import device
 from stages.core.params import Distill, Sft, Training
@@ -36,11 +37,12 @@ def frozen_dtype(wanted: str) -> torch.dtype:
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision(wanted)]
 
 
-def arguments(section: Training, seed: int, output_dir: str) -> dict[str, Any]:
+def arguments(section: Training, seed: int, output_dir: Path) -> dict[str, Any]:
     """Trainer arguments that follow from a section of params.yaml; `trainer:` comes on top."""
     chosen = precision(section.precision)
     return {
-        "output_dir": output_dir,
+        "output_dir": str(output_dir),
+        "save_total_limit": checkpoints.KEPT,
         "learning_rate": section.learning_rate,
         "max_steps": section.max_steps,
         "per_device_train_batch_size": section.batch_size,
@@ -50,7 +52,7 @@ def arguments(section: Training, seed: int, output_dir: str) -> dict[str, Any]:
         "use_cpu": device() == "cpu",
         "seed": seed,
         "report_to": "none",
-        "save_strategy": "no",
+        "save_strategy": "no",  # `checkpoints.Keeper` says when
         "disable_tqdm": True,
         "logging_nan_inf_filter": False,  # it would log a NaN loss as 0.0
         **section.trainer,
@@ -109,29 +111,34 @@ def supervised(
 
     rows = fitting(rows, tokenizer, section.max_length, run.name)
     columns = [{"prompt": row["prompt"], "completion": row["completion"]} for row in rows]
-    with TemporaryDirectory() as folder:
-        trainer = SFTTrainer(
-            model=model,
-            args=SFTConfig(**arguments(section, seed, folder), max_length=section.max_length),
-            train_dataset=Dataset.from_list(columns),
-            processing_class=tokenizer,
-            peft_config=peft_config,
-            callbacks=[Report(run)],
-            optimizers=(optimizer(model, section), None),
-        )
-        train(trainer)
+    folder = checkpoints.folder(run.name)
+    trainer = SFTTrainer(
+        model=model,
+        args=SFTConfig(**arguments(section, seed, folder), max_length=section.max_length),
+        train_dataset=Dataset.from_list(columns),
+        processing_class=tokenizer,
+        peft_config=peft_config,
+        callbacks=[Report(run)],
+        optimizers=(optimizer(model, section), None),
+    )
+    train(trainer, run)
     return trainer.model
 
 
-def train(trainer: "Trainer") -> None:
-    """Trains, with our progress lines in place of the trainer's printed dictionaries.
+def train(trainer: "Trainer", run: Run) -> None:
+    """Trains, from the newest checkpoint where there is one.
+
+    Our progress lines stand in place of the trainer's printed dictionaries.
 
     Raises:
         UserError: the GPU's memory does not suffice; says what to lower.
     """
     trainer.remove_callback(PrinterCallback)
+    keeper = checkpoints.Keeper(trainer, run, Path(trainer.args.output_dir))
+    trainer.add_callback(keeper)
+    checkpoint = keeper.restore()
     try:
-        trainer.train()
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.OutOfMemoryError as error:
         raise UserError(
             "out of GPU memory: lower batch_size (and raise gradient_accumulation_steps as much), "

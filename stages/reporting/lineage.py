@@ -5,10 +5,7 @@ files as they are now, in DVC's form, so that it can be found in dvc.lock; wheth
 same is told beside it.
 """
 
-import hashlib
-import json
 import os
-import re
 from collections.abc import Iterable
 from contextlib import suppress
 from math import isfinite
@@ -17,19 +14,10 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from stages.core.graph import Node, digest, expanded, md5, value_at
 from stages.core.tracking import git
 
 Rows = list[list[str]]
-
-
-class Node(NamedTuple):
-    """One stage of dvc.yaml, with foreach and `${...}` filled in."""
-
-    name: str
-    command: str
-    deps: list[str]
-    keys: list[str]  # of params.yaml, dotted
-    outs: list[str]
 
 
 class Source(NamedTuple):
@@ -52,43 +40,6 @@ def read(names: Iterable[str]) -> Source:
     return Source(nodes, values, locked, {path: md5(Path(path)) for path in sorted(paths)})
 
 
-def expanded(stages: dict[str, dict], values: dict) -> dict[str, Node]:
-    """The stages of dvc.yaml by their names, `evaluate@grpo` for one of a foreach."""
-    nodes = {}
-    for name, entry in stages.items():
-        each = entry.get("foreach")
-        if each is None:
-            nodes[name] = node(name, entry, values)
-            continue
-        items = each if isinstance(each, dict) else {str(item): item for item in each}
-        for key, item in items.items():
-            known = {**values, "key": key, "item": item}
-            nodes[f"{name}@{key}"] = node(f"{name}@{key}", entry["do"], known)
-    return nodes
-
-
-def node(name: str, entry: dict, values: dict) -> Node:
-    def paths(*kinds: str) -> list[str]:
-        items = [item for kind in kinds for item in entry.get(kind, [])]
-        named = [next(iter(item)) if isinstance(item, dict) else item for item in items]
-        return [filled(path, values) for path in named]
-
-    keys = [key for key in entry.get("params", []) if isinstance(key, str)]
-    return Node(name, filled(entry["cmd"], values), paths("deps"), keys,
-                paths("outs", "metrics", "plots"))  # fmt: skip
-
-
-def filled(text: str, values: dict) -> str:
-    return re.sub(r"\$\{([^}]+)\}", lambda found: str(value_at(values, found[1].strip())), text)
-
-
-def value_at(values: dict, key: str) -> Any:
-    """`grpo.rewards` of params.yaml; None where there is none."""
-    for part in key.split("."):
-        values = values.get(part) if isinstance(values, dict) else None
-    return values
-
-
 def chain(name: str, nodes: dict[str, Node]) -> list[Node]:
     """A stage and all that it hangs on, itself first."""
     makers = {out: node.name for node in nodes.values() for out in node.outs}
@@ -99,26 +50,6 @@ def chain(name: str, nodes: dict[str, Node]) -> list[Node]:
             found[current.name] = current
             ahead += [makers[dep] for dep in current.deps if dep in makers]
     return list(found.values())
-
-
-def md5(path: Path) -> str | None:
-    """As DVC has it: of a file's bytes; of a folder (ending in `.dir`), of its files' hashes."""
-    if path.is_dir():
-        entries = [
-            {"md5": md5(file), "relpath": file.relative_to(path).as_posix()}
-            for file in path.rglob("*")
-            if file.is_file()
-        ]
-        return digest(sorted(entries, key=lambda entry: entry["relpath"])) + ".dir"
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
-
-
-def digest(value: Any) -> str:
-    """The md5 of a value's JSON with sorted keys."""
-    return hashlib.md5(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def rows(model: str, source: Source) -> Rows:
