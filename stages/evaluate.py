@@ -79,6 +79,9 @@ def evaluated(
     measures = {task: measured(own, params) for task, own in by_task.items()}
     metrics = {
         "parameters": models.count_parameters(folder),
+        "prompts_cut": harness.prompts_cut(
+            model, outcome.prompts, params.evaluate.max_completion_length
+        ),
         "tokens": sum(sample["tokens"] for sample in samples),
         **{task: point_values(own, measures[task]) for task, own in by_task.items()},
         **worker.trouble(),

@@ -1,5 +1,6 @@
 """lm-eval as the project uses it: its models, its task loop, our rows and our grader."""
 
+import logging
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +15,8 @@ from stages.core.params import Params
 if TYPE_CHECKING:
     import torch
     from lm_eval.api.model import LM
+
+log = logging.getLogger("stages")
 
 TASK_FILE = Path(__file__).parents[1] / "tasks" / "graded.yaml"
 RATES = {"accuracy": "correct", "format_compliance_rate": "compliant",
@@ -145,6 +148,17 @@ def completion(model: "LM", text: str, limit: int) -> Completion:
         return Completion(text, *model.lengths[text])
     count = len(model.tokenizer(text, add_special_tokens=False)["input_ids"])
     return Completion(text, count, count < limit)
+
+
+def prompts_cut(model: "LM", prompts: list[str], limit: int) -> int:
+    """How many prompts lm-eval cut at their beginning, to leave room for `limit` new tokens."""
+    room = model.max_length - limit
+    encoded = model.tokenizer(prompts, add_special_tokens=False)["input_ids"]
+    cut = sum(len(ids) > room for ids in encoded)
+    if cut:
+        log.warning("evaluate: %d of %d prompts have more than the %d tokens that the model has "
+                    "room for, and were cut", cut, len(prompts), room)  # fmt: skip
+    return cut
 
 
 def run(model: "LM", rows: list[dict], shots: list[dict], params: Params) -> Outcome:

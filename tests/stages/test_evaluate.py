@@ -98,6 +98,14 @@ def test_a_completion_cut_off_at_its_limit_is_told_apart(project):
     assert {s["tokens"] for s in result.samples[:2]} == {4}
 
 
+def test_prompts_that_were_cut_are_counted(project):
+    loaded = params()
+    model = harness.language_model(Path("models/grpo"), loaded, shown=lambda done: None)
+    long = "x" * 3 * model.max_length
+    assert harness.prompts_cut(model, ["short", long], 40) == 1
+    assert evaluated()[1].metrics["prompts_cut"] == 0
+
+
 def test_the_control_may_not_open_with_the_answer(project):
     loaded = params(max_completion_length=3)
     made = rows(loaded)
