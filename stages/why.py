@@ -52,12 +52,19 @@ def main() -> None:
         found = answer(options.stage)
     except UserError as error:
         sys.exit(f"why: {error}")
-    if options.json:
-        print(json.dumps(found, indent=2, ensure_ascii=False, default=str))
-    elif len(found["stages"]) == 1:
-        print("\n".join(in_full(found["stages"][0])))
-    else:
-        print("\n".join(in_lines(found)))
+    try:
+        print(as_json(found) if options.json else as_text(found), flush=True)
+    except BrokenPipeError:
+        sys.stderr.close()  # `| head` has read enough
+
+
+def as_json(found: dict) -> str:
+    return json.dumps(found, indent=2, ensure_ascii=False, default=str)
+
+
+def as_text(found: dict) -> str:
+    one = len(found["stages"]) == 1
+    return "\n".join(in_full(found["stages"][0]) if one else in_lines(found))
 
 
 def answer(name: str | None = None) -> dict[str, Any]:
