@@ -55,10 +55,12 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_rows(path: Path, rows: Iterable[dict]) -> None:
-    """One JSON object a line."""
+    """One JSON object a line; no rows are one empty line, for DVC warns of an empty file."""
     with replacing(path) as beside, beside.open("w") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        if not file.tell():
+            file.write("\n")
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:

@@ -6,6 +6,7 @@ import pytest
 from stages import prepare
 from stages.core import params
 from stages.core.errors import UserError
+from stages.core.files import read_rows
 from stages.core.overlap import Index
 from stages.tasks.problem import Problem
 from tests.conftest import merged
@@ -14,7 +15,7 @@ TESTS = {"asserts": ["assert f() == 1"]}
 
 
 def rows(name: str) -> list[dict]:
-    return [json.loads(line) for line in Path(f"data/{name}.jsonl").open()]
+    return list(read_rows(Path(f"data/{name}.jsonl")))
 
 
 def test_the_embedded_default(here, tiny):
