@@ -7,9 +7,9 @@ a chain belongs to the test split or to the training splits by its hash, whateve
 import hashlib
 import random
 from collections.abc import Iterator
-from itertools import islice
 
 from stages.core.params import Source
+from stages.tasks import generated
 from stages.tasks.problem import Problem
 
 NAMES = {
@@ -62,21 +62,8 @@ def problem(rng: random.Random) -> Problem:
     return Problem(" ".join(text), str(total), "\n".join(lines), level=str(steps))
 
 
-def distinct(rng: random.Random, test: bool) -> Iterator[Problem]:
-    """Problems of one side of the split without end, no question twice."""
-    seen = set()
-    while True:
-        made = problem(rng)
-        if held_out(chain_of(made)) == test and made.question not in seen:
-            seen.add(made.question)
-            yield made
-
-
 def load(task: Source, seed: int) -> tuple[list[Problem], list[Problem]]:
-    """Training problems (demonstrations and pool together) and held-out ones, from the seed."""
-    train = distinct(random.Random(f"train {seed}"), test=False)
-    test = distinct(random.Random(f"test {seed}"), test=True)
-    return list(islice(train, task.training)), list(islice(test, task.test or 0))
+    return generated.load(problem, lambda made: held_out(chain_of(made)), task, seed)
 
 
 def corpus(seed: int, size: int) -> Iterator[str]:

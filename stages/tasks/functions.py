@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 
 from stages.core.params import Source
+from stages.tasks import generated
 from stages.tasks.problem import Problem
 
 TEST_SHARE = 5  # one sequence in five is held out
@@ -85,25 +86,12 @@ def held_out(made: Problem) -> bool:
     return hashlib.sha256(made.working.encode()).digest()[0] % TEST_SHARE == 0
 
 
-def distinct(rng: random.Random, test: bool) -> Iterator[Problem]:
-    """Problems of one side of the split without end, no question twice."""
-    seen = set()
-    while True:
-        made = problem(rng)
-        if held_out(made) == test and made.question not in seen:
-            seen.add(made.question)
-            yield made
-
-
 def load(task: Source, seed: int) -> tuple[list[Problem], list[Problem]]:
-    """Training problems (all splits of them together) and held-out ones, from the seed."""
-    train = distinct(random.Random(f"train {seed}"), test=False)
-    test = distinct(random.Random(f"test {seed}"), test=True)
-    return list(islice(train, task.training)), list(islice(test, task.test or 0))
+    return generated.load(problem, held_out, task, seed)
 
 
 def corpus(seed: int, size: int) -> Iterator[str]:
     """Texts to learn a tokenizer from: chats about training problems, with working and code."""
     rng = random.Random(f"corpus {seed}")
-    for made in islice(distinct(rng, test=False), min(size, 1000)):
+    for made in islice(generated.distinct(problem, held_out, rng, test=False), min(size, 1000)):
         yield f"user\n{made.question}\nassistant\n{made.working}\n{made.gold}"
