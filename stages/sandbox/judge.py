@@ -1,6 +1,5 @@
 """Runs a candidate against its tests: the parent between the two jails, a relay of bytes."""
 
-import contextlib
 import functools
 import json
 import subprocess
@@ -52,23 +51,27 @@ def tidy(reason: str) -> str:
 
 
 def run_asserts(code: str, tests: Asserts, limits: Limits, option: str) -> tuple[int, str]:
+    """The tests' jail starts once the candidate has come through: broken code costs one jail."""
     start = functools.partial(options.command, option, limits=limits)
-    with contextlib.ExitStack() as stack:
-        candidate, judge = (
-            stack.enter_context(jail.jail(*start(role))) for role in ("candidate", "tests")
-        )
-        for process in (candidate, judge):
-            jail.await_ready(process, limits)
+    with jail.jail(*start("candidate")) as candidate:
+        jail.await_ready(candidate, limits)
         deadline = time.monotonic() + limits.wall_seconds
-        order = {"setup": tests.setup, "entry_point": tests.entry_point, "tests": tests.tests}
         try:
             jail.send(candidate, json.dumps({"code": code}).encode(), deadline)
             names = jail.receive(candidate, deadline, limits.output_bytes)
-            jail.send(judge, json.dumps(order).encode(), deadline)
-            jail.send(judge, names, deadline)
         except Gone as gone:
             return 0, f"the candidate: {gone}"
-        return relay(candidate, judge, len(tests.tests), deadline, limits)
+        left = deadline - time.monotonic()
+        with jail.jail(*start("tests")) as judge:
+            jail.await_ready(judge, limits)
+            deadline = time.monotonic() + left
+            order = {"setup": tests.setup, "entry_point": tests.entry_point, "tests": tests.tests}
+            try:
+                jail.send(judge, json.dumps(order).encode(), deadline)
+                jail.send(judge, names, deadline)
+            except Gone as gone:
+                return 0, f"the tests: {gone}"
+            return relay(candidate, judge, len(tests.tests), deadline, limits)
 
 
 def relay(
