@@ -3,9 +3,10 @@
 What counts: weights, gradients, optimizer state, and the larger of what generation needs (KV cache,
 the logits of one token, one layer over the prompts) and what a backward pass needs
 (activations, a tile of logits). What does not: the libraries themselves (0.7 GB on a CPU), the CUDA
-context, and the allocator's fragments. Beside what runs on a CPU took above a tiny model's, at 62
-million parameters, bf16 and the real lengths: full SFT 1.5 GB here, 1.5 GB measured; GRPO with LoRA
-1.2 GB here, 1.7 GB measured. Not measured on a GPU. Sizes are bytes; `read` alone is not pure.
+context, and the allocator's fragments. One run each on a CPU, 62 million parameters, bf16, resident
+memory above a tiny model's, beside this arithmetic at about the lengths of that data: full SFT 1.5
+GB measured, 1.5 here; GRPO with LoRA 1.7 GB measured, 1.1 here. Not measured on a GPU. Sizes are
+bytes; `read` alone is not pure.
 """
 
 import json
