@@ -322,7 +322,7 @@ def evaluated() -> dict[str, str]:
 # --- their memory ---------------------------------------------------------------------------------
 
 
-def size_of(section: Training, machine: Device) -> int:
+def size_of(section: Training) -> int:
     """Bytes of a value in the precision that training computes in."""
     return 4 if section.precision == "fp32" else 2
 
@@ -346,7 +346,7 @@ def optim(section: Training) -> str:
 
 def one_batch(section: Sft | Distill, model: Model, given: Setting) -> dict[str, int]:
     return memory.backward(
-        model, section.batch_size, section.max_length, size_of(section, given.device),
+        model, section.batch_size, section.max_length, size_of(section),
         eager(given.params), checkpointing(section.trainer),
     )  # fmt: skip
 
@@ -355,7 +355,7 @@ def sft_memory(given: Setting) -> dict[str, int] | None:
     sft, model = given.params.sft, given.model
     if sft.method == "none":
         return None
-    size = size_of(sft, given.device)
+    size = size_of(sft)
     if sft.method == "full":
         fixed = memory.full(model, optim(sft), half=size < 4)
     else:
@@ -366,7 +366,7 @@ def sft_memory(given: Setting) -> dict[str, int] | None:
 
 def grpo_memory(given: Setting) -> dict[str, int]:
     grpo, model, attention = given.params.grpo, given.model, eager(given.params)
-    size = size_of(grpo, given.device)
+    size = size_of(grpo)
     new, at_once = grpo.max_completion_length, grpo.batch_size * a_generation(grpo)
     trained = memory.adapter(model, grpo.lora)
     return memory.peak(
@@ -398,7 +398,7 @@ def distill_memory(given: Setting) -> dict[str, int] | None:
         **memory.generation(teacher, TEACHER_BATCH * distill.samples_per_prompt, given.prompt,
                             distill.max_completion_length, size, eager(given.params)),
     }  # fmt: skip
-    half = size_of(distill, given.device) < 4
+    half = size_of(distill) < 4
     training = {**memory.full(student, optim(distill), half), **one_batch(distill, student, given)}
     return memory.peak({}, sampling, training)
 

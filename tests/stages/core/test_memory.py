@@ -1,5 +1,6 @@
 """The memory arithmetic: against numbers worked out by hand, and against torch itself."""
 
+import itertools
 import json
 import struct
 from pathlib import Path
@@ -69,6 +70,13 @@ def test_kv_cache_by_hand():
 )
 def test_activations_by_hand(size, eager, checkpointing, expected):
     assert memory.activations(MODEL, 3, 10, size, eager, checkpointing) == expected
+
+
+def test_a_forward_pass_by_hand():
+    assert memory.forward(MODEL, 3, 10, 4, False) == 30 * 4 * (8 * 8 + 2 * 8)
+    assert memory.forward(MODEL, 3, 10, 2, True) == 30 * (2 * (8 * 8 + 2 * 8) + 2 * 10 * 10)
+    wide = memory.scratch(SHAPE.model_copy(update={"intermediate_size": 64}), 300)
+    assert memory.forward(wide, 3, 10, 4, False) == 30 * 4 * 3 * (8 + 64)
 
 
 def test_logits_by_hand():
@@ -177,6 +185,35 @@ def test_activations_are_what_torch_keeps(attention, half):
         memory.scratch(shape, 300), 4, 128, 2 if half else 4, attention == "eager"
     )
     assert estimate == pytest.approx(saved_bytes(made, tokens, half), rel=0.15)
+
+
+def most_at_once(model: LlamaForCausalLM, tokens: torch.Tensor, trace: Path) -> int:
+    """The most bytes that a pass without gradients holds at once."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with (
+        torch.inference_mode(),
+        torch.profiler.profile(activities=activities, profile_memory=True) as profile,
+    ):
+        model.model(input_ids=tokens, use_cache=False)
+    profile.export_chrome_trace(str(trace))
+    events = [
+        e for e in json.loads(trace.read_text())["traceEvents"] if e.get("name") == "[memory]"
+    ]
+    changes = [e["args"]["Bytes"] for e in sorted(events, key=lambda event: event["ts"])]
+    return max(itertools.accumulate(changes))
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_forward_pass_is_what_torch_holds(attention, dtype, tmp_path):
+    sizes = {"hidden_size": 128, "intermediate_size": 384, "num_attention_heads": 4}
+    made = llama(**sizes, attn_implementation=attention).to(dtype).eval()
+    shape = Shape(hidden_size=128, layers=2, heads=4, intermediate_size=384)
+    held = most_at_once(made, torch.ones(4, 256, dtype=torch.long), tmp_path / "trace.json")
+    estimate = memory.forward(
+        memory.scratch(shape, 300), 4, 256, dtype.itemsize, attention == "eager"
+    )
+    assert estimate == pytest.approx(held, rel=0.25)
 
 
 def test_a_file_that_is_no_safetensors_is_an_error(tmp_path):
