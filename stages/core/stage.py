@@ -37,6 +37,7 @@ class Run:
         self.name = name
         self.progress = Progress(name, params.run.log_every_seconds)
         self._spool = spool
+        self.findings: list[dict] = []  # of the diagnosis (stages/core/doctor.py)
         self._curve: list[dict] = []
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
