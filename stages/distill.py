@@ -50,6 +50,7 @@ def body(params: Params, run: Run) -> dict:
         "verified": sum(sample["correct"] for sample in samples),
         "kept": len(kept),
         **run.last("loss", "tokens"),
+        "findings": run.findings,
     }
 
 

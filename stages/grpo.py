@@ -5,13 +5,16 @@ group's. A fresh LoRA adapter on the frozen SFT model is trained, so that the mo
 off is the reference of the KL penalty.
 """
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages import rewards
 from stages.answers import worker
 from stages.answers.format import Format
-from stages.core import stage
+from stages.core import doctor, stage
 from stages.core.curriculum import in_stages, pass_rates, worth_training
 from stages.core.errors import UserError
 from stages.core.files import read_rows, write_rows
@@ -68,16 +71,24 @@ def body(params: Params, run: Run) -> dict:
         train_dataset=Dataset.from_list(chosen),
         processing_class=tokenizer,
         peft_config=lora.config(grpo.lora),
-        callbacks=[training.Report(run, METRICS, note="mean_reward")],
+        callbacks=[
+            diagnosis := training.Doctor(run, grpo, METRICS),
+            training.Report(run, METRICS, note="mean_reward"),
+        ],
     )
-    training.train(trainer, run)
+    try:
+        training.train(trainer, run, grpo)
+    finally:  # what went wrong can be read there
+        write_rows(ROLLOUTS, trainer.rollouts)
+        run.artifact(ROLLOUTS)
     save_adapter(trainer.model)
-    write_rows(ROLLOUTS, trainer.rollouts)
     run.write_curve(CURVE)
-    run.artifact(ROLLOUTS)
+    targets = doctor.targets(diagnosis.curve)
+    log.info("grpo: targets: %s", doctor.in_words(targets))
     final = run.last("mean_reward", "accuracy", "format_compliance_rate", "high_reward_rate",
                      "kl_div", "entropy", "truncated", "dead_groups", "tokens")  # fmt: skip
-    return {"prompts_too_long": len(rows) - len(short), **final, **worker.trouble()}
+    return {"prompts_too_long": len(rows) - len(short), **final, "targets": targets,
+            "findings": run.findings, **worker.trouble()}  # fmt: skip
 
 
 def fitting(rows: list[dict], tokenizer: "PreTrainedTokenizerBase", grpo: Grpo) -> list[dict]:
@@ -167,11 +178,25 @@ def recording_trainer() -> type:
             return EpochSampler(own.data_source, own.mini_repeat_count, own.batch_size,
                                 own.repeat_count, own.shuffle, own.seed)  # fmt: skip
 
+        def _generate(self, *arguments, **named):
+            with self.timed("generation"):
+                return super()._generate(*arguments, **named)
+
         def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
-            scores = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+            with self.timed("rewards"):
+                scores = super()._calculate_rewards(
+                    inputs, prompts, completions, completion_ids_list
+                )
             first = self.accelerator.process_index * len(inputs)  # scores are all processes'
             self.record(inputs, completions, scores[first : first + len(inputs)].tolist())
             return scores
+
+        @contextmanager
+        def timed(self, part: str) -> Iterator[None]:
+            """Seconds of a part of each rollout, for the diagnosis."""
+            began = time.perf_counter()
+            yield
+            self._log_metric(f"profiling/{part}", time.perf_counter() - began)
 
         def record(self, inputs: list[dict], completions: list, scores: list[list[float]]) -> None:
             """Rows of this step, and the rates that users know by name."""

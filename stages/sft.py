@@ -39,7 +39,8 @@ def body(params: Params, run: Run) -> dict:
         trained = with_adapter(params, tokenizer, rows, run)
     models.save_model(trained, tokenizer, OUT)
     run.write_curve(CURVE)
-    return {"rows": len(rows), **run.last("loss", "mean_token_accuracy", "tokens")}
+    return {"rows": len(rows), **run.last("loss", "mean_token_accuracy", "tokens"),
+            "findings": run.findings}  # fmt: skip
 
 
 def copy_base() -> None:

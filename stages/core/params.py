@@ -198,6 +198,7 @@ class Grpo(Training):
     quantize: Literal["none", "nf4"] = "none"
     group_size: int = Field(ge=2)
     kl_coef: NotNegative
+    max_kl: Positive | None = None
     clip_epsilon: Positive
     temperature: Positive
     top_p: float = Field(1.0, gt=0, le=1)
@@ -294,6 +295,7 @@ class Params(Section):
             made_models_have_a_shape,
             tags_differ,
             batch_holds_whole_groups,
+            kl_is_measured,
             grpo_choices,
             lora_only_where_used,
             one_optimizer,
@@ -366,6 +368,11 @@ def batch_holds_whole_groups(p: Params) -> None:
             f"{g.gradient_accumulation_steps} = {batch} completions is not a multiple of "
             f"grpo.group_size {g.group_size}"
         )
+
+
+def kl_is_measured(p: Params) -> None:
+    if p.grpo.max_kl is not None and p.grpo.kl_coef == 0:
+        raise ValueError("grpo.max_kl: TRL measures the KL only where grpo.kl_coef is over 0")
 
 
 # TRL looks at these only after the first rollout.

@@ -39,6 +39,7 @@ class Run:
         self.checkpoint_seconds = params.run.checkpoint_seconds
         self.curve: list[dict] = []
         self._spool = spool
+        self.findings: list[dict] = []  # of the diagnosis (stages/core/doctor.py)
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """Metrics of one step: a row of the curve, and to the trackers."""

@@ -1,14 +1,15 @@
 """What the training stages share: trainer arguments, precision, reporting, supervised training."""
 
 import logging
-import math
+import traceback
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PrinterCallback, TrainerCallback
 
-from stages.core import checkpoints
+from stages.core import checkpoints, doctor
 from stages.core.errors import UserError
 from stages.core.models import device
 from stages.core.params import Distill, Sft, Training
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 log = logging.getLogger("stages")
+
+SAMPLING = "_generate"  # the method of TRL's GRPOTrainer that samples completions
 
 
 def precision(wanted: str) -> str:
@@ -59,8 +62,55 @@ def arguments(section: Training, seed: int, output_dir: Path) -> dict[str, Any]:
     }
 
 
+class Doctor(TrainerCallback):
+    """Looks at every log line for what is going wrong; says so once, and stops where it must.
+
+    Raises:
+        UserError: a finding leaves nothing to be hoped for.
+    """
+
+    def __init__(self, run: Run, section: Training, names: dict[str, str] | None = None):
+        self.run = run
+        self.section = section
+        self.names = names or {}
+        self.curve: list[dict] = []
+        self.findings: list[dict] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any):
+        """Where a killed training goes on, what was found before is found again, unsaid."""
+        for row in self.run.curve:
+            self.curve.append(row)
+            known = {finding["name"] for finding in self.findings}
+            self.findings += map(asdict, doctor.diagnose(self.curve, self.section, known))
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **_: Any):
+        metrics = {self.names.get(name, name): value for name, value in (logs or {}).items()}
+        self.curve.append({"step": state.global_step, **metrics})
+        known = {finding["name"] for finding in self.findings}
+        found = doctor.diagnose(self.curve, self.section, known)
+        self.findings += map(asdict, found)
+        for finding in found:
+            if finding.severity == "stop":
+                self.hand_over()
+                raise UserError(
+                    f"{finding.what} at step {finding.step}: training stopped. {finding.remedy}"
+                )
+            level = logging.WARNING if finding.severity == "warning" else logging.INFO
+            log.log(level, "%s: doctor: step %d: %s. Remedy: %s", self.run.name, finding.step,
+                    finding.what, finding.remedy)  # fmt: skip
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any):
+        self.hand_over()
+
+    def hand_over(self) -> None:
+        """The findings to the run's metrics, and as a table to the trackers."""
+        self.run.findings = self.findings
+        if self.findings:
+            self.run.table("findings.json", self.findings)
+
+
 class Report(TrainerCallback):
-    """Hands the trainer's log lines to the run, and stops on a loss that is no number."""
+    """Hands the trainer's log lines to the run."""
 
     TIMINGS = ("train_", "step_time", "total_flos", "epoch", "num_input_tokens", "profiling/")
 
@@ -76,12 +126,6 @@ class Report(TrainerCallback):
             for name, value in (logs or {}).items()
             if isinstance(value, int | float) and not name.startswith(self.TIMINGS)
         }
-        for name in ("loss", "grad_norm"):
-            if not math.isfinite(metrics.get(name, 0.0)):
-                raise UserError(
-                    f"{name} is {metrics[name]} at step {state.global_step}: training stopped. "
-                    f"Lower {self.run.name}.learning_rate, or set {self.run.name}.precision to fp32"
-                )
         if metrics:
             self.last = metrics
             self.run.log(state.global_step, metrics)
@@ -118,14 +162,14 @@ def supervised(
         train_dataset=Dataset.from_list(columns),
         processing_class=tokenizer,
         peft_config=peft_config,
-        callbacks=[Report(run)],
+        callbacks=[Doctor(run, section), Report(run)],
         optimizers=(optimizer(model, section), None),
     )
-    train(trainer, run)
+    train(trainer, run, section)
     return trainer.model
 
 
-def train(trainer: "Trainer", run: Run) -> None:
+def train(trainer: "Trainer", run: Run, section: Training) -> None:
     """Trains, from the newest checkpoint where there is one.
 
     Our progress lines stand in place of the trainer's printed dictionaries.
@@ -140,10 +184,12 @@ def train(trainer: "Trainer", run: Run) -> None:
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.OutOfMemoryError as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        sampling = any(frame.name == SAMPLING for frame in frames)
         raise UserError(
-            "out of GPU memory: lower batch_size (and raise gradient_accumulation_steps as much), "
-            "then the lengths, then set trainer.activation_checkpointing to true "
-            f"({str(error).splitlines()[0]})"
+            f"out of GPU memory{' while sampling' if sampling else ''} "
+            f"({str(error).splitlines()[0]}). In this order, until it fits: "
+            f"{doctor.memory_advice(section, sampling)}"
         ) from error
 
 

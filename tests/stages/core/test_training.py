@@ -1,9 +1,13 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 
-from stages.core import training
+from stages.core import params, training
 from stages.core.errors import UserError
+from tests.conftest import ROOT
+
+PARAMS = params.load(ROOT / "params.yaml")
 
 
 class Run:
@@ -11,6 +15,11 @@ class Run:
 
     def __init__(self):
         self.logged = []
+        self.tables = {}
+        self.findings = []
+
+    def table(self, name, rows):
+        self.tables[name] = rows
 
     def log(self, step, metrics):
         self.logged.append((step, metrics))
@@ -19,9 +28,59 @@ class Run:
 @pytest.mark.parametrize("name", ["loss", "grad_norm"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_stops_training(name, value):
-    report = training.Report(Run())
+    run = Run()
+    doctor = training.Doctor(run, PARAMS.sft)
     with pytest.raises(UserError, match=rf"{name} is (nan|inf) at step 7.*sft\.learning_rate"):
-        report.on_log(None, SimpleNamespace(global_step=7), None, {"loss": 1.0, name: value})
+        doctor.on_log(None, SimpleNamespace(global_step=7), None, {"loss": 1.0, name: value})
+    assert [finding["name"] for finding in run.tables["findings.json"]] == ["not_finite"]
+
+
+def test_a_finding_is_told_once_and_handed_over_at_the_end(caplog):
+    run = Run()
+    doctor = training.Doctor(run, PARAMS.grpo, {"kl": "kl_div"})
+    for step in range(1, 9):
+        doctor.on_log(None, SimpleNamespace(global_step=step), None, {"kl": 0.9, "loss": 0.1})
+    doctor.on_train_end(None, None, None)
+    assert caplog.text.count("sft: doctor: step 3: kl_div is 0.90, over 0.5") == 1
+    assert caplog.text.count("doctor") == 1
+    assert [finding["name"] for finding in run.findings] == ["kl_high"]
+    assert run.tables["findings.json"] == run.findings
+
+
+def test_a_kl_over_the_limit_stops_training():
+    limited = PARAMS.grpo.model_copy(update={"max_kl": 2.0})
+    doctor = training.Doctor(Run(), limited, {"kl": "kl_div"})
+    levels = [9.0, 9.0, 0.1, 3.0, 3.0, 3.5]  # a spike passes
+    with pytest.raises(UserError, match=r"over grpo\.max_kl 2 .* at step 6: training stopped"):
+        for step, kl in enumerate(levels, 1):
+            doctor.on_log(None, SimpleNamespace(global_step=step), None, {"kl": kl})
+    assert len(doctor.curve) == 6
+
+
+class OutOfMemory:
+    """A trainer whose GPU is too small, for sampling or for the update."""
+
+    def __init__(self, sampling):
+        self.step = self._generate if sampling else self.update
+
+    def remove_callback(self, _):
+        pass
+
+    def train(self):
+        self.step()
+
+    def _generate(self):
+        self.update()
+
+    def update(self):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
+
+
+def test_out_of_memory_says_what_to_lower_in_this_runs_numbers():
+    with pytest.raises(UserError, match=r"memory \(CUDA.*GiB\.\).*1\. grpo\.batch_size 128 -> 64"):
+        training.train(OutOfMemory(sampling=False), PARAMS.grpo)
+    with pytest.raises(UserError, match=r"memory while sampling.*steps_per_generation"):
+        training.train(OutOfMemory(sampling=True), PARAMS.grpo)
 
 
 def test_metrics_carry_the_names_users_know_and_no_timings():
@@ -33,8 +92,6 @@ def test_metrics_carry_the_names_users_know_and_no_timings():
 
 
 def test_fp16_without_a_gpu_is_refused():
-    import torch
-
     if torch.cuda.is_available():
         pytest.skip("a GPU is there")
     with pytest.raises(UserError, match="fp16 needs a GPU"):
