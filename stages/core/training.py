@@ -2,6 +2,8 @@
 
 import logging
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -181,8 +183,15 @@ def train(trainer: "Trainer", run: Run, section: Training) -> None:
     keeper = checkpoints.Keeper(trainer, run, Path(trainer.args.output_dir))
     trainer.add_callback(keeper)
     checkpoint = keeper.restore()
-    try:
+    with memory_advised(section):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+
+@contextmanager
+def memory_advised(section: Training) -> Iterator[None]:
+    """Where the GPU's memory does not suffice: what to lower, in this run's numbers."""
+    try:
+        yield
     except torch.OutOfMemoryError as error:
         frames = traceback.extract_tb(error.__traceback__)
         sampling = any(frame.name == SAMPLING for frame in frames)

@@ -57,30 +57,21 @@ def test_a_kl_over_the_limit_stops_training():
     assert len(doctor.curve) == 6
 
 
-class OutOfMemory:
-    """A trainer whose GPU is too small, for sampling or for the update."""
+def update():
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
 
-    def __init__(self, sampling):
-        self.step = self._generate if sampling else self.update
 
-    def remove_callback(self, _):
-        pass
-
-    def train(self):
-        self.step()
-
-    def _generate(self):
-        self.update()
-
-    def update(self):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
+def _generate():
+    update()
 
 
 def test_out_of_memory_says_what_to_lower_in_this_runs_numbers():
-    with pytest.raises(UserError, match=r"memory \(CUDA.*GiB\.\).*1\. grpo\.batch_size 128 -> 64"):
-        training.train(OutOfMemory(sampling=False), PARAMS.grpo)
-    with pytest.raises(UserError, match=r"memory while sampling.*steps_per_generation"):
-        training.train(OutOfMemory(sampling=True), PARAMS.grpo)
+    says = r"memory \(CUDA.*GiB\.\).*1\. grpo\.batch_size 128 -> 64"
+    with pytest.raises(UserError, match=says), training.memory_advised(PARAMS.grpo):
+        update()
+    says = r"memory while sampling.*steps_per_generation"
+    with pytest.raises(UserError, match=says), training.memory_advised(PARAMS.grpo):
+        _generate()
 
 
 def test_metrics_carry_the_names_users_know_and_no_timings():
