@@ -13,6 +13,8 @@ import yaml
 
 from tests.conftest import ROOT, TINY, Project, merged
 
+pytestmark = pytest.mark.long
+
 # GRPO's second epoch begins at step 5 of 12: its batches are in another order than the first's.
 CHANGES = {
     "task": {"pool": 8},
