@@ -167,6 +167,8 @@ def verdicts(found: Scores, compared: list[Pair]) -> list:
 def about_grpo(found: Scores, compared: list[Pair]) -> list[str]:
     """What GRPO changed besides accuracy, whether it taught anything, what the student kept."""
     lines = []
+    gained = {pair.task for pair in compared
+              if (pair.before, pair.after, pair.verdict) == ("sft", "grpo", "better")}  # fmt: skip
     for pair in compared:
         was, now = (found[model][pair.task] for model in (pair.before, pair.after))
         match pair.before, pair.after:
@@ -179,7 +181,7 @@ def about_grpo(found: Scores, compared: list[Pair]) -> list[str]:
                 lines.append(
                     f"Against the SFT model made to show its working the difference on {pair.task} "
                     f"is {pairs.points(pair)}, {pair.verdict}. "
-                    f"{pairs.against_control(pair.verdict)}"
+                    f"{pairs.against_control(pair.verdict, pair.task in gained)}"
                 )
             case "grpo", "student":
                 share = found["student"]["parameters"] / found["grpo"]["parameters"]

@@ -18,7 +18,8 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     half = Z * sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
     scale = 1 + Z**2 / n
     # rounding must not put the proportion itself outside
-    return min(share, (centre - half) / scale), max(share, (centre + half) / scale)
+    low, high = (centre - half) / scale, (centre + half) / scale
+    return max(0.0, min(share, low)), min(1.0, max(share, high))
 
 
 def mcnemar(gained: int, lost: int) -> float:

@@ -124,8 +124,15 @@ def in_words(pair: Pair) -> str:
     )
 
 
-def against_control(verdict: str) -> str:
-    """Elicited or learned? The SFT model made to show its working is the yardstick."""
+def against_control(verdict: str, gained: bool) -> str:
+    """Elicited or learned? The SFT model made to show its working is the yardstick.
+
+    Args:
+        verdict: of GRPO against it.
+        gained: whether GRPO is better than the SFT model as it is.
+    """
+    if verdict == "within noise" and not gained:
+        return "That GRPO added skill is not shown."
     return {
         "better": "GRPO did more than elicit worked solutions, it made them right more often.",
         "worse": "GRPO is worse than just making the SFT model show its working.",

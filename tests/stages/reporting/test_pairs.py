@@ -107,7 +107,13 @@ def test_harm_by_grpo_is_named_with_its_task_and_size():
     ],
 )
 def test_what_grpo_changed_is_said_by_the_comparison_with_the_control(before, after, says):
-    assert says in pairs.against_control(pair(before, after).verdict)
+    assert says in pairs.against_control(pair(before, after).verdict, gained=True)
+
+
+def test_where_grpo_gained_nothing_it_elicited_nothing():
+    assert pairs.against_control("within noise", gained=False) == (
+        "That GRPO added skill is not shown."
+    )
 
 
 def test_programs_get_the_same_numbers():
