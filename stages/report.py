@@ -197,7 +197,7 @@ def about_data(prepare: dict, merge: dict) -> list[str]:
     if (seen := prepare["test_chains_seen_in_training"]) is not None:
         lines.append(
             f"The test split has {prepare['test']} problems; none of their questions is in "
-            f"training data, and {seen:.1%} of their exact arithmetic chains are."
+            f"training data, and {seen:.1%} of their exact workings are."
         )
     if removed := prepare.get("contaminated"):
         lines.append(
