@@ -62,7 +62,7 @@ def load(
     return functions, [spec.weight for spec in rewards.values()]
 
 
-def build(path: str, spec: Reward, fmt: Format, where: str) -> Callable:
+def build(path: str, spec: Reward, fmt: Format, where: str = "grpo.rewards") -> Callable:
     """One reward, with all that is nested in it.
 
     TRL files its metrics under `__name__`: the names of params.yaml are unique, functions' are not.

@@ -194,7 +194,11 @@ class Outcome:
 
     @property
     def states(self) -> dict[str, str]:
-        return {name: run.state.name for name, run in self.children.items()}
+        """Of the stages' runs; a cancelled one may end a little later than its parent."""
+        for _ in wait("the end of the cancelled stages"):
+            states = {name: run.state.name for name, run in self.children.items()}
+            if "Cancelling" not in states.values():
+                return states
 
     def log(self, stage: str, until: str) -> str:
         """The log of a stage's run; it comes a little later than the run's end."""

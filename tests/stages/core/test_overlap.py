@@ -5,13 +5,13 @@ import re
 import subprocess
 import sys
 import unicodedata
-from itertools import islice
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.core.overlap import COMMON, THRESHOLD, Index, Match, N, normalised
+from stages.core.params import Source
 from stages.tasks import arithmetic
 
 WORDS = ["ada", "buys", "apples", "and", "3", "12", "pens", "she", "has", "more", "7", "école"]
@@ -198,10 +198,10 @@ def test_a_long_repetitive_text_takes_no_longer_than_its_length():
 
 
 def test_templated_problems_stay_in_training():
-    held_out = arithmetic.distinct(random.Random("test 0"), test=True)
-    made = index(*(p.question for p in islice(held_out, 600)))
-    training = arithmetic.distinct(random.Random("train 0"), test=False)
-    assert sum(made.match(p.question) is not None for p in islice(training, 12_000)) < 12
+    asked = Source(name="arithmetic", demonstrations=12_000, test=600)
+    training, held_out = arithmetic.load(asked, seed=0)
+    made = index(*(p.question for p in held_out))
+    assert sum(made.match(p.question) is not None for p in training) < 12
 
 
 @pytest.fixture
