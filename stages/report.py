@@ -186,8 +186,8 @@ def about_grpo(found: Scores, compared: list[Pair]) -> list[str]:
             case "grpo", "student":
                 share = found["student"]["parameters"] / found["grpo"]["parameters"]
                 lines.append(
-                    f"The student has {share:.0%} of its teacher's parameters and reaches "
-                    f"{ratio(now['accuracy'], was['accuracy'])} of its accuracy on {pair.task}."
+                    f"The student has {share:.0%} of its teacher's parameters and on {pair.task} "
+                    + ratio(now["accuracy"], was["accuracy"])
                 )
     return lines
 
@@ -212,7 +212,7 @@ def about_data(prepare: dict, merge: dict) -> list[str]:
 
 
 def ratio(part: float, whole: float) -> str:
-    return f"{part / whole:.0%}" if whole else "no share"
+    return f"{part / whole:.0%} of its accuracy." if whole else "a teacher that solves nothing."
 
 
 def results(found: Scores, tasks: list[str], samples: Samples, compared: list[Pair]) -> list:
@@ -265,7 +265,7 @@ def pair_rows(compared: list[Pair]) -> list[list[page.Cell]]:
          *(["mean reward [95 %]"] if rewarded else []), "verdict"]
     ]  # fmt: skip
     for pair in compared:
-        reward = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*pair.reward) if pair.reward else ""
+        reward = interval(pair.reward) if pair.reward else ""
         rows.append([
             pair.before, pair.after, str(pair.n),
             Link(str(len(pair.gained)), anchor(pair, "gained")),
@@ -274,6 +274,12 @@ def pair_rows(compared: list[Pair]) -> list[list[page.Cell]]:
             Badge(pair.verdict),
         ])  # fmt: skip
     return scores.with_task(rows, [pair.task for pair in compared])
+
+
+def interval(values: tuple[float, float, float]) -> str:
+    """A difference with its interval, unless all problems have the same: then there is none."""
+    difference, low, high = values
+    return f"{difference:+.3f}" + (f" [{low:+.3f}, {high:+.3f}]" if low < high else "")
 
 
 def anchor(pair: Pair, kind: str) -> str:

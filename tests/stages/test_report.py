@@ -158,6 +158,9 @@ def test_a_run_of_several_tasks(project, params):
     shares = re.findall(r"^\| (?:correctness|format) \|.* (\d+\.\d)% \|$", text, re.MULTILINE)
     assert len(shares) == 2 and float(shares[0]) > 99, "the weight of format is 0"
 
+    assert "100% of its teacher's parameters and on math 94% of its accuracy." in text
+    assert "that it added skill is not shown" in text
+
     table = next(event for event in events if event["event"] == "table")
     assert len(table["rows"]) == 10 and table["rows"][3]["pass@4_low"] == 0.45
     assert table["rows"][3]["errors.reasoning"] == 4, "no cell holds a table"
