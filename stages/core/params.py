@@ -338,6 +338,7 @@ def is_local(source: str) -> bool:
     return source != "scratch" and (
         source.startswith(("/", "./", "../", "~"))
         or source.endswith((".jsonl", ".json"))
+        or source.count("/") > 1  # a hub id has one at the most
         or Path(source).exists()
     )
 

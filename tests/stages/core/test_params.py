@@ -37,6 +37,7 @@ def refusal(raw: dict, changes: dict) -> str:
         ({"sft": {"lora": {"r": 8}}}, "sft.lora has options but sft.method is full"),
         ({"sft": {"trainer": {"optim": "sgd"}}}, "name two optimizers"),
         ({"task": {"source": "./rows.jsonl"}}, "set task.watch to the same path"),
+        ({"task": {"name": "gsm8k", "source": "data/raw/none"}}, "is the local path data/raw/none"),
         ({"task": {"name": "gsm9k"}}, "task.name"),
         ({"format": {"answer_open": "<think>"}}, "tags must differ"),
         ({"base": {"scratch": {"heads": 3}}}, "not a multiple of heads"),

@@ -55,3 +55,8 @@ def test_an_empty_file_is_refused(raw, here):
 def test_an_unreachable_hub_names_the_local_way(raw):
     with pytest.raises(UserError, match=r"openai/gsm8k cannot be had from the hub .* folder"):
         tasks.load(task(raw, "openai/gsm8k").model_copy(update={"watch": "x"}), seed=0)
+
+
+def test_a_folder_that_is_not_there_is_named(raw):
+    with pytest.raises(UserError, match=r"data/raw/none/train.jsonl is missing|none is missing"):
+        tasks.load(task(raw, "data/raw/none"), seed=0)
