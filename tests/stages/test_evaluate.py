@@ -204,7 +204,8 @@ def test_equal_answers_vote_together(answers, value):
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", "stages.evaluate", *arguments],
-                          env={"PATH": "", "PYTHONPATH": str(ROOT), "HOME": str(Path.cwd())},
+                          env={"PATH": "", "PYTHONPATH": str(ROOT), "HOME": str(Path.cwd()),
+                               "HF_HUB_OFFLINE": "1"},
                           capture_output=True, text=True)  # fmt: skip
 
 
@@ -230,8 +231,7 @@ def test_on_its_own_with_any_model_and_raw_rows(project):
          "raw.jsonl, row 1: no text in 'solution'"),
     ],
 )  # fmt: skip
-def test_mistakes_end_in_one_line(project, monkeypatch, arguments, says):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def test_mistakes_end_in_one_line(project, arguments, says):
     Path("raw.jsonl").write_text(json.dumps({"problem": SHORT, "answer": "2"}))
     done = run(*arguments, "--output-dir", "nothing")
     assert done.returncode == 1 and says in done.stderr and "Traceback" not in done.stderr
