@@ -1,4 +1,4 @@
-"""Batches that do not fit are halved; a barred opening is barred and nothing else."""
+"""Batches that do not fit are halved, in order."""
 
 import pytest
 import torch
