@@ -23,7 +23,6 @@ from stages.core.params import Grpo, Params
 from stages.core.stage import Run, log
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
     from trl import GRPOConfig
 
 SFT, ROWS = Path("models/sft"), Path("data/grpo.jsonl")
@@ -53,8 +52,7 @@ def body(params: Params, run: Run) -> dict:
     run.dataset(ROWS, "training")
     tokenizer = models.load_tokenizer(SFT)
     rows = list(read_rows(ROWS))
-    short = fitting(rows, tokenizer, grpo)
-    require_a_batch(short, grpo)
+    require_a_batch(rows, grpo)
     model = models.load_model(
         SFT,
         params.base.attn_implementation,
@@ -62,7 +60,7 @@ def body(params: Params, run: Run) -> dict:
         grpo.quantize == "nf4",
     )
     config = configuration(grpo, params.seed, checkpoints.folder(run.name), weights)
-    chosen = in_order(short, grpo, config, params.seed)
+    chosen = in_order(rows, grpo, config, params.seed)
     trainer = recording_trainer()(
         fmt=params.format.tags,
         model=model,
@@ -87,22 +85,7 @@ def body(params: Params, run: Run) -> dict:
     log.info("grpo: targets: %s", doctor.in_words(targets))
     final = run.last("mean_reward", "accuracy", "format_compliance_rate", "high_reward_rate",
                      "kl_div", "entropy", "truncated", "dead_groups", "tokens")  # fmt: skip
-    return {"prompts_too_long": len(rows) - len(short), **final, "targets": targets,
-            "findings": run.findings, **worker.trouble()}  # fmt: skip
-
-
-def fitting(rows: list[dict], tokenizer: "PreTrainedTokenizerBase", grpo: Grpo) -> list[dict]:
-    """Rows whose prompt has at most `max_prompt_length` tokens; how many are left out is said."""
-    if grpo.max_prompt_length is None:
-        return rows
-    texts = [tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True,
-                                           tokenize=False) for row in rows]  # fmt: skip
-    lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
-    kept = [r for r, n in zip(rows, lengths, strict=True) if n <= grpo.max_prompt_length]
-    if len(kept) < len(rows):
-        log.warning("grpo: %d of %d prompts have over max_prompt_length %d tokens: left out",
-                    len(rows) - len(kept), len(rows), grpo.max_prompt_length)  # fmt: skip
-    return kept
+    return {**final, "targets": targets, "findings": run.findings, **worker.trouble()}
 
 
 def in_order(rows: list[dict], grpo: Grpo, config: "GRPOConfig", seed: int) -> list[dict]:

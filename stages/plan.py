@@ -186,8 +186,8 @@ def read_as(section: Section, recorded: dict) -> Section | None:
 
 def longest_prompt(params: Params, fresh: Fresh) -> tuple[int, str]:
     """Tokens that GRPO's prompts have at most, and how that is known."""
-    if params.grpo.max_prompt_length:
-        return params.grpo.max_prompt_length, "grpo.max_prompt_length"
+    if params.task.max_prompt_length:
+        return params.task.max_prompt_length, "task.max_prompt_length"
     data, tokenizer = Path("data/grpo.jsonl"), BASE / "tokenizer.json"
     if not (all(fresh) and data.exists() and tokenizer.exists()):
         return params.sft.max_length, "sft.max_length; measured once data and tokenizer are there"

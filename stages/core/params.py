@@ -79,6 +79,7 @@ class Part(Source):
 
 class Task(Source):
     watch: str
+    max_prompt_length: Count | None = None
     answer_only: dict[str, Share] = {}
     decontaminate: list[str] = []
     of: dict[str, Part] = {}
@@ -202,7 +203,6 @@ class Grpo(Training):
     clip_epsilon: Positive
     temperature: Positive
     top_p: float = Field(1.0, gt=0, le=1)
-    max_prompt_length: Count | None = None
     max_completion_length: Count
     curriculum: Curriculum
     rewards: dict[str, Reward] = Field(min_length=1)
@@ -413,6 +413,7 @@ POINTERS = {
     "format_reward_weight": "rewards.format.weight", "model_name": "base.source",
     "correct_reward_weight": "rewards.correctness.weight", "max_seq_length": "max_length",
     "max_examples": "task.pool", "max_samples": "evaluate.num_samples",
+    "max_prompt_length": "task.max_prompt_length",
 }  # fmt: skip
 
 
