@@ -19,6 +19,7 @@ from stages import rewards
 from stages.answers import worker
 from stages.answers.equality import equal
 from stages.core import harness, stage
+from stages.core.batches import Batches
 from stages.core.errors import UserError
 from stages.core.files import read_rows, write_json, write_rows
 from stages.core.grade import Grade, flexible, grades
@@ -47,8 +48,11 @@ def body(model: str, params: Params, run: Run) -> dict:
     rows = list(read_rows(data))[: params.evaluate.num_samples]
     if not rows:
         raise UserError(f"{data} has no rows: look at `task` in params.yaml")
+    from stages.core import checkpoints
+
     folder = Path("models", FOLDERS[model])
-    result = evaluated(folder, rows, params, run.progress, bar_answer=model == "control")
+    batches = Batches(checkpoints.folder(run.name) / "batches.jsonl")
+    result = evaluated(folder, rows, params, run.progress, model == "control", batches)
     save(result, Path("samples"), model)
     run.artifact(Path("samples", f"{model}.jsonl"))
     run.summary({f"{model}.{task}.{name}": measure["value"]
@@ -58,14 +62,19 @@ def body(model: str, params: Params, run: Run) -> dict:
 
 
 def evaluated(
-    folder: Path, rows: list[dict], params: Params, progress: Progress, bar_answer: bool = False
+    folder: Path,
+    rows: list[dict],
+    params: Params,
+    progress: Progress,
+    bar_answer: bool = False,
+    batches: Batches | None = None,
 ) -> Result:
-    """A model's answers to prepared rows, judged."""
+    """A model's answers to prepared rows, judged; `batches` as `harness.language_model` has it."""
     from stages.core import models
 
     total = len(rows) * (1 + params.evaluate.samples_per_prompt)
     model = harness.language_model(
-        folder, params, bar_answer, partial(progress.update, total=total)
+        folder, params, bar_answer, partial(progress.update, total=total), batches
     )
     shots = list(read_rows(SHOTS))[: params.evaluate.few_shot] if params.evaluate.few_shot else []
     outcome = harness.run(model, rows, shots, params)

@@ -125,8 +125,10 @@ class Keeper(TrainerCallback):
         """The checkpoint to go on from, with what is kept beside it put back in place."""
         checkpoint = newest(self.where)
         if checkpoint is None:
-            remove(self.where)
-            self.where.mkdir(parents=True)
+            self.where.mkdir(parents=True, exist_ok=True)
+            for unfinished in self.where.glob("checkpoint-*"):
+                remove(unfinished)
+            self.rewrite([])
             return None
         extras = json.loads((checkpoint / EXTRAS).read_text())
         self.run.restore(extras["curve"])
