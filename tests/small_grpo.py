@@ -16,7 +16,8 @@ from stages.core.stage import Run, seed_everything
 from tests.conftest import ROOT, copy, merged
 from tests.known import KNOWN, SHAPE, learn
 
-OTHERS = {f"Ada has {n} coins. She finds {n + 2}. How many now?": str(2 * n + 2) for n in range(6)}
+OTHERS = {f"Ada has {n} {'new ' * n}coins. She finds {n + 2}. How many now?": str(2 * n + 2)
+          for n in range(6)}  # fmt: skip
 QUESTIONS = {question: gold for question, (_, gold) in KNOWN.items()} | OTHERS
 CHANGES = {
     "grpo": {
@@ -96,7 +97,7 @@ def trainer(changes: dict | None = None, functions: list | None = None):
         rounds=params.grpo.dynamic_sampling,
         model=models.load_model(grpo.SFT, "eager", torch.float32, quantize),
         reward_funcs=functions or own,
-        args=grpo.configuration(params.grpo, 0, Path("out"), weights),
+        args=grpo.configuration(params.grpo, 0, Path("out"), [1.0] if functions else weights),
         train_dataset=Dataset.from_list(list(read_rows(grpo.ROWS))),
         processing_class=models.load_tokenizer(grpo.SFT),
         peft_config=None if adapter is None else lora.config(adapter),

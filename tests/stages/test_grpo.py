@@ -299,8 +299,10 @@ def log_probabilities_of(made, inputs: dict) -> torch.Tensor:
 
 
 def test_a_higher_coefficient_keeps_the_policy_closer():
-    steps = {"max_steps": 6}
-    loose, tight = (train({"kl_coef": c, **steps}).column("kl_div")[-1] for c in (1e-9, 2.0))
+    loose, tight = (
+        statistics.mean(train({"kl_coef": c, "max_steps": 8}).column("kl_div")[2:])
+        for c in (1e-9, 10.0)
+    )
     assert tight < loose / 2
 
 
@@ -344,7 +346,7 @@ def test_activation_checkpointing_computes_twice_and_trains_the_same():
         made = trainer({"trainer": {"activation_checkpointing": on}})
         layer = made.model.base_model.model.model.layers[0].mlp
         seen = []
-        layer.register_forward_hook(lambda *_: seen.append(torch.is_grad_enabled()))
+        layer.register_forward_pre_hook(lambda *_: seen.append(torch.is_grad_enabled()))
         made.train()
         weights = {n: p.detach() for n, p in made.model.named_parameters() if "lora" in n}
         return sum(seen), weights
