@@ -433,17 +433,19 @@ def test_the_order_of_further_prompts_hangs_on_the_batch_alone():
     assert [row["question"] for row in made.spare(first)] == [r["question"] for r in rows[4:]]
 
 
+# Where a batch of completions lasts for one step and a half.
+UNEVEN = {"batch_size": 4, "gradient_accumulation_steps": 2, "trainer": {"steps_per_generation": 3}}
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"dynamic_sampling": 2}, {"lora": None, "kl_coef": 0.1, "learning_rate": 1e-3},
-     {"quantize": "nf4"}, {"trainer": {"num_iterations": 2}}],
+     {"quantize": "nf4"}, {"trainer": {"num_iterations": 2}}, UNEVEN],
     ids=str,
 )  # fmt: skip
 def test_a_training_that_was_cut_goes_on_to_the_same_bits(changes, caplog):
-    """Two epochs and a half; the second training begins at the middle checkpoint."""
-    steps = {"max_steps": 5, **changes}
-    if "trainer" in changes:
-        steps["max_steps"] = 10
+    """Over two epochs; the second training begins at the last checkpoint but one."""
+    steps = {"max_steps": 10 if "trainer" in changes else 5, **changes}
     whole = train(steps, run={"checkpoint_seconds": 0})
     newest = sorted(Path(".cache/checkpoints/grpo").glob("*/checkpoint-*"))[-1]
     (newest / "complete.json").unlink()
@@ -476,3 +478,13 @@ def test_dynamic_sampling_is_for_one_process(monkeypatch):
     with pytest.raises(UserError, match="for one process only"):
         small_grpo.params_with({"grpo": {"dynamic_sampling": 1}})
     assert parameters.PARAMS.exists()
+
+
+@pytest.mark.long
+def test_a_pipeline_that_trains_all_weights(project, tiny):
+    project.write(merged(tiny, {"grpo": {"lora": None, "learning_rate": 1e-3}}))
+    assert "its model is copied" in project.dvc("repro")
+    there = [(project.folder / f"models/{name}/model.safetensors").read_bytes()
+             for name in ("sft", "adapter", "grpo")]  # fmt: skip
+    assert there[0] != there[1] == there[2]
+    assert "GRPO trained all weights" in (project.folder / "reports/report.md").read_text()

@@ -16,7 +16,7 @@ from stages.core import models
 bnb = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed here")
 
 SHAPE = {"vocab_size": 128, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-         "num_key_value_heads": 4, "intermediate_size": 128, "tie_word_embeddings": True}  # fmt: skip
+         "num_key_value_heads": 4, "intermediate_size": 128}  # fmt: skip
 IDS = torch.arange(48).reshape(4, 12)
 LAYERS = 2
 
