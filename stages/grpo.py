@@ -7,7 +7,7 @@ second copy.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +19,15 @@ from stages.core import doctor, stage
 from stages.core.curriculum import in_stages, pass_rates, worth_training
 from stages.core.errors import UserError
 from stages.core.files import read_rows, write_rows
-from stages.core.grade import grades
+from stages.core.grade import Grade, grades
 from stages.core.params import Grpo, Params
 from stages.core.stage import Run, log
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
     from trl import GRPOConfig
+
+    from stages.core.probe import Reward
 
 SFT, ROWS = Path("models/sft"), Path("data/grpo.jsonl")
 ADAPTER, ROLLOUTS, CURVE = (
@@ -47,7 +50,7 @@ HIGH_REWARD = 0.8
 def body(params: Params, run: Run) -> dict:
     from datasets import Dataset
 
-    from stages.core import checkpoints, lora, models, training
+    from stages.core import checkpoints, lora, models, probe, training
 
     grpo = params.grpo
     functions, weights = rewards.load(grpo.rewards, params.format.tags)
@@ -77,11 +80,14 @@ def body(params: Params, run: Run) -> dict:
             training.Report(run, METRICS, note="mean_reward"),
         ],
     )
+    check = probe.Preflight(trainer, run, grpo, diagnosis, reward_of(functions, weights))
+    trainer.add_callback(check)
     try:
         training.train(trainer, run, grpo)
     finally:  # what went wrong can be read there
-        write_rows(ROLLOUTS, trainer.rollouts)
-        run.artifact(ROLLOUTS)
+        if trainer.rollouts:
+            write_rows(ROLLOUTS, trainer.rollouts)
+            run.artifact(ROLLOUTS)
     save(trainer.model, tokenizer)
     run.write_curve(CURVE)
     targets = doctor.targets(diagnosis.curve)
@@ -89,7 +95,18 @@ def body(params: Params, run: Run) -> dict:
     final = run.last("mean_reward", "accuracy", "format_compliance_rate", "high_reward_rate",
                      "kl_div", "entropy", "truncated", "dead_groups", "resampled_groups",
                      "further_groups", "tokens")  # fmt: skip
-    return {**final, "targets": targets, "findings": run.findings, **worker.trouble()}
+    return {**final, **check.metrics, "targets": targets, "findings": run.findings,
+            **worker.trouble()}  # fmt: skip
+
+
+def reward_of(functions: list[Callable], weights: list[float]) -> "Reward":
+    """Training's reward of completions that were sampled outside of it."""
+
+    def reward(rows: list[dict], texts: list[str], ids: list[list[int]]) -> list[float | None]:
+        scores = rewards.judge(functions, rows, texts, ids)
+        return [rewards.total(sample, weights) for sample in scores]
+
+    return reward
 
 
 def in_order(rows: list[dict], grpo: Grpo, config: "GRPOConfig", seed: int) -> list[dict]:
@@ -146,12 +163,9 @@ def reference(where: Path) -> dict[str, str]:
     return {"revision": revision} if revision else {}
 
 
-def recording_trainer() -> type:
-    """TRL's trainer, which also keeps every rollout. A function, because trl imports late."""
-    from trl import GRPOTrainer
+def epoch_sampler() -> type:
+    """TRL's sampler, of which a training that goes on needs more. Trl imports late."""
     from trl.trainer.utils import RepeatSampler
-
-    from stages.core.dynamic import DynamicSampling
 
     class EpochSampler(RepeatSampler):
         """TRL's, whose order hangs on the epoch: resumed in a later one, TRL's own begins anew."""
@@ -166,6 +180,17 @@ def recording_trainer() -> type:
                 self.generator.manual_seed(self.seed + self.epoch)
             return super().__iter__()
 
+    return EpochSampler
+
+
+def recording_trainer() -> type:
+    """TRL's trainer, which also keeps every rollout. A function, because trl imports late."""
+    from trl import GRPOTrainer
+
+    from stages.core.dynamic import DynamicSampling
+
+    ordered = epoch_sampler()
+
     class RecordingTrainer(GRPOTrainer):
         def __init__(self, fmt: Format, rounds: int = 0, **arguments: Any):
             super().__init__(**arguments)
@@ -175,8 +200,8 @@ def recording_trainer() -> type:
 
         def _get_train_sampler(self, dataset=None):
             own = super()._get_train_sampler(dataset)
-            return EpochSampler(own.data_source, own.mini_repeat_count, own.batch_size,
-                                own.repeat_count, own.shuffle, own.seed)  # fmt: skip
+            return ordered(own.data_source, own.mini_repeat_count, own.batch_size,
+                           own.repeat_count, own.shuffle, own.seed)  # fmt: skip
 
         def _generate(self, *arguments, **named):
             with self.timed("generation"):
@@ -201,34 +226,49 @@ def recording_trainer() -> type:
 
         def record(self, inputs: list[dict], completions: list, scores: list[list[float]]) -> None:
             """Rows of this step, and the rates that users know by name."""
-            weights = self.reward_weights.tolist()
-            names = self.reward_func_names
             contents = [completion[-1]["content"] for completion in completions]
             verdicts = grades(contents, inputs, self.fmt)
+            weights, step = self.reward_weights.tolist(), self.state.global_step + 1
             for row, content, verdict, score in zip(
                 inputs, contents, verdicts, scores, strict=True
             ):
                 reward = sum(w * s for w, s in zip(weights, score, strict=True) if s == s)
-                self._log_metric("accuracy", float(bool(verdict.correct)))
-                self._log_metric("format_compliance_rate", float(verdict.compliant))
-                self._log_metric("shows_working", float(verdict.shows_working))
-                self._log_metric("high_reward_rate", float(reward > HIGH_REWARD))
-                self._log_metric("unjudged", float(any(s != s for s in score)))  # None, as NaN
-                self.rollouts.append({
-                    "step": self.state.global_step + 1,
-                    "task": row["task"],
-                    "question": row["question"],
-                    "gold": row["gold"],
-                    "completion": content,
-                    "correct": verdict.correct,
-                    "reward": reward,
-                    "rewards": dict(zip(names, score, strict=True)),
-                })  # fmt: skip
+                for name, value in rates(verdict, reward, score).items():
+                    self._log_metric(name, value)
+                named = dict(zip(self.reward_func_names, score, strict=True))
+                self.rollouts.append(rollout(step, row, content, verdict, reward, named))
 
     class DynamicTrainer(DynamicSampling, RecordingTrainer):
         """What it hands on as known already is neither recorded nor timed twice."""
 
     return DynamicTrainer
+
+
+def rates(verdict: Grade, reward: float, scores: list[float]) -> dict[str, float]:
+    """What one completion adds to the rates that users know by name."""
+    return {
+        "accuracy": float(bool(verdict.correct)),
+        "format_compliance_rate": float(verdict.compliant),
+        "shows_working": float(verdict.shows_working),
+        "high_reward_rate": float(reward > HIGH_REWARD),
+        "unjudged": float(any(s != s for s in scores)),  # None, as NaN
+    }
+
+
+def rollout(
+    step: int, row: dict, content: str, verdict: Grade, reward: float, scores: dict[str, float]
+) -> dict:
+    """A row of rollouts/grpo.jsonl."""
+    return {
+        "step": step,
+        "task": row["task"],
+        "question": row["question"],
+        "gold": row["gold"],
+        "completion": content,
+        "correct": verdict.correct,
+        "reward": reward,
+        "rewards": scores,
+    }
 
 
 def save(model: Any, tokenizer: "PreTrainedTokenizerBase") -> None:

@@ -15,7 +15,6 @@ machine. For one process. Loads no model, no torch.
 """
 
 import argparse
-import heapq
 import json
 import os
 import shutil
@@ -37,9 +36,9 @@ from stages.core.errors import UserError
 from stages.core.files import read_rows
 from stages.core.memory import Model
 from stages.core.params import Distill, Grpo, Params, Section, Sft, Training, is_local
+from stages.core.preflight import longest, prompt_text
 
 TEACHER_BATCH = 128  # prompts that stages/distill.py samples at once
-LONGEST = 16  # prompts by characters, of which the longest in tokens is taken
 TEMPLATE = 32  # tokens that a chat template adds, about
 BASE = Path("models/base")
 
@@ -193,9 +192,8 @@ def longest_prompt(params: Params, fresh: Fresh) -> tuple[int, str]:
         return params.sft.max_length, "sft.max_length; measured once data and tokenizer are there"
     from tokenizers import Tokenizer
 
-    prompts = ("\n".join(m["content"] for m in row["prompt"]) for row in read_rows(data))
     encoded = Tokenizer.from_file(str(tokenizer)).encode_batch(
-        heapq.nlargest(LONGEST, prompts, len)
+        [prompt_text(row) for row in longest(read_rows(data))]
     )
     return max(len(one.ids) for one in encoded) + TEMPLATE, f"{data}, about"
 
@@ -251,31 +249,21 @@ def sft_settings(sft: Sft, rows: int | None) -> dict[str, Any]:
     return {"method": sft.method, **training_settings(sft, sft.max_length, rows)}
 
 
-def a_generation(grpo: Grpo) -> int:
-    """Micro-batches whose completions are sampled at once (TRL: steps_per_generation)."""
-    given = grpo.trainer
-    if batch := given.get("generation_batch_size"):
-        return max(1, batch // grpo.batch_size)
-    return given.get("steps_per_generation") or grpo.gradient_accumulation_steps
-
-
 def grpo_settings(grpo: Grpo, prompt: int, rows: int | None) -> dict[str, Any]:
     trained = training_settings(grpo, prompt + grpo.max_completion_length, None)
     completions = trained.pop("sequences_a_step")
-    at_once = a_generation(grpo)
-    passes = at_once * (grpo.trainer.get("num_iterations") or 1)
-    generations = -(-grpo.max_steps * grpo.gradient_accumulation_steps // passes)
-    sampled, rounds = at_once * grpo.batch_size, grpo.dynamic_sampling
-    prompts = generations * sampled // grpo.group_size
+    sampled, rounds = grpo.sampled_batches * grpo.batch_size, grpo.dynamic_sampling
+    completions_in_all = grpo.generations * sampled
+    prompts = completions_in_all // grpo.group_size
     return known({
         **trained,
         "completions_a_step": completions,
         "prompts_a_step": round(completions / grpo.group_size, 2),
         "group_size": grpo.group_size,
-        "generations": generations,
+        "generations": grpo.generations,
         "completions_a_generation": sampled,
-        "completions": generations * sampled,
-        "completions_at_most": generations * sampled * (1 + rounds) if rounds else None,
+        "completions": completions_in_all,
+        "completions_at_most": completions_in_all * (1 + rounds) if rounds else None,
         "rows": rows,
         "epochs": round(prompts / rows, 2) if rows else None,
     })  # fmt: skip
@@ -368,7 +356,7 @@ def sft_memory(given: Setting) -> dict[str, int] | None:
 def grpo_memory(given: Setting) -> dict[str, int]:
     grpo, model, attention = given.params.grpo, given.model, eager(given.params)
     size = size_of(grpo)
-    new, at_once = grpo.max_completion_length, grpo.batch_size * a_generation(grpo)
+    new, at_once = grpo.max_completion_length, grpo.batch_size * grpo.sampled_batches
     return memory.peak(
         grpo_weights(grpo, model, size),
         memory.generation(model, at_once, given.prompt, new, size, attention),
@@ -434,7 +422,7 @@ def evaluate_memory(given: Setting, folder: str) -> dict[str, int] | None:
 # What may differ from the last run without changing what a sequence costs.
 FREE = {"learning_rate", "max_steps", "batch_size", "gradient_accumulation_steps", "kl_coef",
         "clip_epsilon", "temperature", "top_p", "lora", "rewards", "min_samples", "if_fewer",
-        "num_samples", "samples_per_prompt", "split"}  # fmt: skip
+        "num_samples", "samples_per_prompt", "split", "preflight"}  # fmt: skip
 
 
 def time(

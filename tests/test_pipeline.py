@@ -109,7 +109,11 @@ def test_mlflow_holds_a_parent_with_a_run_for_each_stage(done):
         grpo.data.tags
     )
     artifacts = {a.path for a in client.list_artifacts(grpo.info.run_id)}
-    assert "grpo.jsonl" in artifacts and artifacts <= {"grpo.jsonl", "findings.json"}
+    assert "grpo.jsonl" in artifacts and artifacts <= {
+        "grpo.jsonl",
+        "findings.json",
+        "preflight.json",
+    }
     report = children["report"].info.run_id
     table = json.loads(Path(client.download_artifacts(report, "results.json")).read_text())
     assert [row[table["columns"].index("model")] for row in table["data"]] == MODELS

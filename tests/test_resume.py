@@ -33,6 +33,9 @@ OUTPUTS = {
 }
 
 
+TIMED = {"seconds", "peak_memory_mb", "peak_gpu_memory_mb", "preflight_costs"}
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory) -> tuple[Project, dict[str, bytes]]:
     """A project whose stages have run without a stop, and what they made."""
@@ -41,8 +44,14 @@ def done(tmp_path_factory) -> tuple[Project, dict[str, bytes]]:
     for stage in ("prepare", "base", "sft", "audit", "grpo", "merge", "distill"):
         project.stage(f"stages.{stage}")
     project.stage("stages.evaluate", "grpo")
+    (project.folder / "metrics/grpo.json").rename(project.folder / "metrics/grpo-unstopped.json")
     return project, {name: (project.folder / name).read_bytes()
                      for names in OUTPUTS.values() for name in names}  # fmt: skip
+
+
+def metrics(project: Project, name: str) -> dict:
+    found = json.loads((project.folder / "metrics" / f"{name}.json").read_text())
+    return {name: value for name, value in found.items() if name not in TIMED}
 
 
 def checkpoints(project: Project, stage: str) -> list[Path]:
@@ -95,6 +104,11 @@ def test_a_killed_stage_goes_on_and_ends_with_the_same_bits(done, stage, after):
     assert killed(project, stage, after) == -signal.SIGKILL
     output = ends_with_the_same_bits(project, stage, wanted)
     assert f"{stage}: going on from step" in output
+    if stage == "grpo":
+        assert "grpo: preflight: left out, as training goes on" in output
+        assert metrics(project, "grpo") == metrics(project, "grpo-unstopped")
+        assert metrics(project, "grpo")["preflight"]["prompts"] == 8
+        assert metrics(project, "grpo")["findings"][0]["step"] == 0, "the preflight's, kept"
 
 
 @pytest.mark.parametrize("stage", ["distill", "evaluate@grpo"])

@@ -323,17 +323,23 @@ def dead_groups(curve: Curve, section: Grpo) -> Finding | None:
     if successes and mean(successes) > ACCURACY_TARGET:
         return found(
             dead_groups, curve, f"{what}, as most are right",
-            "harder problems (task.levels), or those that are solved sometimes "
-            "(grpo.curriculum.keep); else training may end here", "info",
+            f"{HARDER}; else training may end here", "info",
         )  # fmt: skip
-    return found(
-        dead_groups, curve, what,
-        f"raise grpo.group_size (now {section.group_size}) or grpo.temperature (now "
-        f"{section.temperature:g}), easier problems or those that are solved sometimes "
+    return found(dead_groups, curve, what, to_differ(section), "warning")
+
+
+HARDER = "harder problems (task.levels), or those that are solved sometimes (grpo.curriculum.keep)"
+
+
+def to_differ(grpo: Grpo) -> str:
+    """What makes a group's rewards differ where few are right."""
+    return (
+        f"raise grpo.group_size (now {grpo.group_size}) or grpo.temperature (now "
+        f"{grpo.temperature:g}), easier problems or those that are solved sometimes "
         "(grpo.curriculum.keep), other prompts in their place (grpo.dynamic_sampling, now "
-        f"{section.dynamic_sampling}), a reward with steps in between (docs/rewards.md), more SFT "
-        "first", "warning",
-    )  # fmt: skip
+        f"{grpo.dynamic_sampling}), a reward with steps in between (docs/rewards.md), more SFT "
+        "first"
+    )
 
 
 def loss_zero(curve: Curve, section: Grpo) -> Finding | None:
@@ -355,7 +361,7 @@ def slow(curve: Curve, section: Grpo) -> Finding | None:
     spent = {part: recent(curve, f"profiling/{part}") for part in ("generation", "rewards")}
     if step is None or None in spent.values() or step <= 0:
         return None
-    batches = section.gradient_accumulation_steps / rollout_every(section)
+    batches = section.gradient_accumulation_steps / section.rollout_every
     shares = {part: seconds * batches / step for part, seconds in spent.items()}
     part, remedy = "generation", (
         "a lower grpo.max_completion_length or grpo.group_size (2 to 4), a smaller model, vLLM "
@@ -374,12 +380,6 @@ def slow(curve: Curve, section: Grpo) -> Finding | None:
         return None
     return found(slow, curve, f"a step takes {step:.0f} s, {shares[part]:.0%} of it {part}", remedy,
                  "info")  # fmt: skip
-
-
-def rollout_every(grpo: Grpo) -> int:
-    """Micro-batches from one generation to the next."""
-    steps = grpo.trainer.get("steps_per_generation") or grpo.gradient_accumulation_steps
-    return steps * (grpo.trainer.get("num_iterations") or 1)
 
 
 SUPERVISED_RULES: tuple[Rule, ...] = (not_finite, loss_not_falling, gradient_spike)

@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from stages.answers.format import Format
 from stages.core import schema
@@ -196,6 +203,7 @@ class Curriculum(Section):
 
 
 class Grpo(Training):
+    preflight: Literal["refuse", "warn", "off"] = "refuse"
     quantize: Literal["none", "nf4"] = "none"
     group_size: int = Field(ge=2)
     kl_coef: NotNegative
@@ -208,6 +216,29 @@ class Grpo(Training):
     curriculum: Curriculum
     rewards: dict[str, Reward] = Field(min_length=1)
     lora: dict[str, Any] | None = {}
+
+    @field_validator("preflight", mode="before")
+    @classmethod
+    def off_is_a_word(cls, given: Any) -> Any:
+        """PyYAML reads a bare `off` as false."""
+        return "off" if given is False else given
+
+    @property
+    def sampled_batches(self) -> int:
+        """Micro-batches whose completions are sampled at once (TRL: steps_per_generation)."""
+        if batch := self.trainer.get("generation_batch_size"):
+            return max(1, batch // self.batch_size)
+        return self.trainer.get("steps_per_generation") or self.gradient_accumulation_steps
+
+    @property
+    def rollout_every(self) -> int:
+        """Micro-batches from one generation to the next."""
+        return self.sampled_batches * (self.trainer.get("num_iterations") or 1)
+
+    @property
+    def generations(self) -> int:
+        """How often completions are sampled in the whole training."""
+        return -(-self.max_steps * self.gradient_accumulation_steps // self.rollout_every)
 
 
 class Audit(Section):

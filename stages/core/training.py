@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("stages")
 
-SAMPLING = "_generate"  # the method of TRL's GRPOTrainer that samples completions
+SAMPLING = "_generate_single_turn"  # the method of TRL's GRPOTrainer that samples completions
 
 
 def precision(wanted: str) -> str:

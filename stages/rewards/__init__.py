@@ -85,21 +85,25 @@ def build(path: str, spec: Reward, fmt: Format, where: str = "grpo.rewards") -> 
 
 
 def judge(
-    functions: list[Callable], rows: list[dict], completions: list[str]
+    functions: list[Callable],
+    rows: list[dict],
+    completions: list[str],
+    completion_ids: list[list[int]] | None = None,
 ) -> list[list[float | None]]:
     """Each completion's score by each function, as a trainer would have them scored.
 
     Args:
         functions: as `load` gives them.
         rows: prepared rows, one per completion.
-        completions: texts; without a tokenizer their `completion_ids` are about as many as theirs.
+        completions: texts.
+        completion_ids: their tokens; where there is no tokenizer, about as many stand in.
     """
     if not rows:
         return []
     columns = {name: [row.get(name) for row in rows] for name in rows[0]}
     columns["prompts"] = columns.pop("prompt")
     columns["completions"] = [[{"role": "assistant", "content": text}] for text in completions]
-    columns["completion_ids"] = [stand_in_ids(text) for text in completions]
+    columns["completion_ids"] = completion_ids or [stand_in_ids(text) for text in completions]
     columns.setdefault("working", [None] * len(rows))
     scores = [function(**columns) for function in functions]
     return [list(sample) for sample in zip(*scores, strict=True)]

@@ -61,7 +61,7 @@ def update():
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
 
 
-def _generate():
+def _generate_single_turn():
     update()
 
 
@@ -71,7 +71,7 @@ def test_out_of_memory_says_what_to_lower_in_this_runs_numbers():
         update()
     says = r"memory while sampling.*steps_per_generation"
     with pytest.raises(UserError, match=says), training.memory_advised(PARAMS.grpo):
-        _generate()
+        _generate_single_turn()
 
 
 def test_metrics_carry_the_names_users_know_and_no_timings():
