@@ -6,6 +6,7 @@ Afterwards everything is as it was: training gives the same bits as without.
 
 import json
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -161,7 +162,7 @@ def sampled(
 ) -> tuple[list[list[Sample]], float, float, float]:
     """A group of samples for each row, as many at once as in training.
 
-    Where it takes long, FEWEST rows have to do.
+    Where it takes long, FEWEST rows have to do; not with several processes, which must agree.
 
     Returns:
         The groups; seconds of sampling, and of judging; tokens of a batch's longest prompt and
@@ -169,10 +170,11 @@ def sampled(
     """
     n = grpo.group_size
     at_once = max(1, grpo.batch_size * grpo.sampled_batches // n)
+    patience = PATIENCE if trainer.accelerator.num_processes == 1 else math.inf
     groups: list[list[Sample]] = []
     widths = []
     sampling = judging = 0.0
-    while len(groups) < len(rows) and (len(groups) < FEWEST or sampling + judging < PATIENCE):
+    while len(groups) < len(rows) and (len(groups) < FEWEST or sampling + judging < patience):
         batch = rows[len(groups) : len(groups) + at_once]
         repeated = [row for row in batch for _ in range(n)]
         began = time.perf_counter()
