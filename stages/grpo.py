@@ -24,6 +24,7 @@ from stages.core.params import Grpo, Params
 from stages.core.stage import Run, log
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
     from trl import GRPOConfig
 
 SFT, ROWS = Path("models/sft"), Path("data/grpo.jsonl")
