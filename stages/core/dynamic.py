@@ -41,18 +41,30 @@ class DynamicSampling:
 
     rounds = 0  # of further sampling for a batch, at the most; 0: TRL's own way
     batch: list[Group] | None = None  # what TRL is handed
+    scores: "torch.Tensor"  # of the last batch, all processes'
 
     def _generate_and_score_completions(self, inputs: list[dict]) -> dict[str, Any]:
-        if not (self.rounds and self.model.training):
+        if not self.model.training:
             return super()._generate_and_score_completions(inputs)
+        if self.rounds:
+            prepared = self.resampled(inputs)
+        else:
+            prepared = super()._generate_and_score_completions(inputs)
+        # TRL counts by the whole batch's spread where that scales the rewards
+        groups = self.scores.split(self.num_generations)
+        share = sum(map(self.dead, groups)) / len(groups)
+        self._metrics["train"]["frac_reward_zero_std"][-1] = share
+        return prepared
+
+    def resampled(self, inputs: list[dict]) -> dict[str, Any]:
+        """What TRL makes of a batch whose dead groups have given way to others."""
         drawn, self.batch = self.fill(inputs)
         # TRL counts these once more
         self.state.num_input_tokens_seen -= sum(group.tokens for group in self.batch)
         rows = [row for group in self.batch for row in group.rows]
         prepared = super()._generate_and_score_completions(rows)
-        dead = sum(map(self.dead, self.batch)) / len(self.batch)
         self.batch = None
-        self.log_drawn(drawn, dead)
+        self.log_drawn(drawn)
         return prepared
 
     def _generate_single_turn(self, *arguments, **named):
@@ -64,24 +76,26 @@ class DynamicSampling:
         return ids, [one for group in self.batch for one in group.logprobs]
 
     def _calculate_rewards(self, *arguments, **named):
-        if self.batch is None:
-            return super()._calculate_rewards(*arguments, **named)
         import torch
 
-        return torch.cat([group.scores for group in self.batch])
+        if self.batch is None:
+            self.scores = super()._calculate_rewards(*arguments, **named)
+        else:
+            self.scores = torch.cat([group.scores for group in self.batch])
+        return self.scores
 
     def fill(self, inputs: list[dict]) -> tuple[list[Group], list[Group]]:
         """All groups that were sampled for a batch, and those of them that make it."""
         drawn = self.sample(inputs)
         batch, spare, replaced = list(drawn), self.spare(inputs), 0
         for _ in range(self.rounds):
-            places = [i for i, group in enumerate(batch) if self.dead(group)]
+            places = [i for i, group in enumerate(batch) if self.dead(group.scores)]
             further = list(islice(spare, len(places)))
             if not further:
                 break
             found = self.sample([row for row in further for _ in range(self.num_generations)])
             drawn += found
-            alive = [group for group in found if not self.dead(group)]
+            alive = [group for group in found if not self.dead(group.scores)]
             for place, group in zip(places, alive, strict=False):
                 batch[place] = group
             replaced += len(alive)
@@ -105,9 +119,9 @@ class DynamicSampling:
             for part in parts
         ]  # fmt: skip
 
-    def dead(self, group: Group) -> bool:
-        """Whether all completions that could be judged earn the same."""
-        weighted = group.scores * self.reward_weights.to(group.scores.device)
+    def dead(self, scores: "torch.Tensor") -> bool:
+        """Whether all of a group's completions that could be judged earn the same."""
+        weighted = scores * self.reward_weights.to(scores.device)
         if self.multi_objective_aggregation == "sum_then_normalize":
             judged = ~weighted.isnan().all(dim=1)
             weighted = weighted.nansum(dim=1, keepdim=True)[judged]
@@ -135,7 +149,7 @@ class DynamicSampling:
         further = (self.train_dataset[index] for index in order)
         return (row for row in further if row["prompt"] not in taken)
 
-    def log_drawn(self, drawn: list[Group], dead: float) -> None:
+    def log_drawn(self, drawn: list[Group]) -> None:
         """The rewards logged are those of all that was sampled: the batch's own are a choice."""
         import torch
 
@@ -145,4 +159,3 @@ class DynamicSampling:
             metrics[f"rewards/{name}/mean"][-1] = scores[:, i].nanmean().item()
         rewards = (scores * self.reward_weights.to(scores.device)).nansum(dim=1)
         metrics["reward"][-1] = rewards[~scores.isnan().all(dim=1)].mean().item()
-        metrics["frac_reward_zero_std"][-1] = dead

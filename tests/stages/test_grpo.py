@@ -250,6 +250,8 @@ def test_rewards_are_scaled_as_said(scale):
     }
     wanted = (rewards - rewards.mean(1, keepdim=True)) / spread[scale]
     torch.testing.assert_close(advantages, wanted.flatten(), atol=1e-4, rtol=1e-4)
+    dead = (rewards.std(1) == 0).float().mean().item()
+    assert made._metrics["train"]["frac_reward_zero_std"] == [dead] != [0], "whatever scales them"
 
 
 def test_masked_truncated_completions_have_no_gradient():
