@@ -77,7 +77,9 @@ def main() -> None:
     made.add_argument("--json", action="store_true", help="a JSON object, nothing else")
     options = made.parse_args()
     try:
-        found = plan(parameters.load())
+        params = parameters.load()
+        parameters.require_here(params)
+        found = plan(params)
     except UserError as error:
         sys.exit(f"plan: {error}")
     whole = json.dumps(found, indent=2, ensure_ascii=False) if options.json else text(found)

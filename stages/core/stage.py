@@ -94,6 +94,7 @@ def main(name: str, body: Body) -> None:
     end_with_pipeline()
     try:
         params = parameters.load()
+        parameters.require_here(params)
         seed_everything(params.seed)
         execute(stage, params, body)
     except UserError as error:
