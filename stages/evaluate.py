@@ -51,7 +51,7 @@ def body(model: str, params: Params, run: Run) -> dict:
     run.dataset(data, params.evaluate.split)
     rows = list(read_rows(data))[: params.evaluate.num_samples]
     if not rows:
-        raise UserError(f"{data} has no rows: look at `task` in params.yaml")
+        raise UserError(f"{data} has no rows: raise task.{params.evaluate.split} in params.yaml")
     folder = Path("models", FOLDERS[model])
     result = evaluated(folder, rows, params, run.progress, bar_answer=model == "control")
     save(result, Path("samples"), model)
@@ -68,6 +68,10 @@ def evaluated(
     """A model's answers to prepared rows, judged."""
     from stages.core import models
 
+    # what is wrong with these shows before the model has answered
+    rewards.load(params.evaluate.rewards, params.format.tags, "evaluate")
+    if params.evaluate.tasks:
+        harness.official_tasks(params)
     total = len(rows) * (1 + params.evaluate.samples_per_prompt)
     model = harness.language_model(
         folder, params, bar_answer, partial(progress.update, total=total)
@@ -217,6 +221,8 @@ def main() -> None:
     if len(sys.argv) == 2 and sys.argv[1] in FOLDERS:
         model = sys.argv[1]
         stage.main(f"evaluate@{model}", lambda params, run: body(model, params, run))
+    elif len(sys.argv) == 2 and not sys.argv[1].startswith("-"):
+        sys.exit(f"evaluate: there is no model {sys.argv[1]}: say {', '.join(FOLDERS)}, or --help")
     else:
         standalone(arguments())
 
@@ -240,19 +246,35 @@ def arguments() -> argparse.Namespace:
 
 def standalone(asked: argparse.Namespace) -> None:
     stage.set_environment()
-    stage.set_up_log("evaluate")
     try:
+        stage.set_up_log("evaluate")
+        check(asked)
         params = with_options(parameters.load(asked.params), asked)
         rows = standalone_rows(asked, params)
         progress = Progress("evaluate", LOG_EVERY)
         where = Path(asked.model) if Path(asked.model).is_dir() else asked.model
         result = evaluated(where, rows, params, progress)
+        save(result, asked.output_dir, "samples")
+        write_json(asked.output_dir / "metrics.json", result.metrics)
     except UserError as error:
         sys.exit(f"evaluate: {error}")
-    save(result, asked.output_dir, "samples")
-    write_json(asked.output_dir / "metrics.json", result.metrics)
     print(table(result))
     print(f"every sample: {asked.output_dir / 'samples.jsonl'}")
+
+
+def check(asked: argparse.Namespace) -> None:
+    """Raises UserError for a number out of range, or a place where nothing can be written."""
+    if asked.num_samples is not None and asked.num_samples < 1:
+        raise UserError(f"--num-samples must be 1 or more (given: {asked.num_samples})")
+    if asked.samples_per_prompt < 0:
+        raise UserError(
+            f"--samples-per-prompt must be 0 or more (given: {asked.samples_per_prompt})"
+        )
+    if asked.max_completion_length is not None and asked.max_completion_length < 1:
+        length = asked.max_completion_length
+        raise UserError(f"--max-completion-length must be 1 or more (given: {length})")
+    if asked.output_dir.exists() and not asked.output_dir.is_dir():
+        raise UserError(f"--output-dir {asked.output_dir} is a file: name a folder")
 
 
 def with_options(params: Params, asked: argparse.Namespace) -> Params:
@@ -270,7 +292,7 @@ def standalone_rows(asked: argparse.Namespace, params: Params) -> list[dict]:
         UserError: no such task, or a row that will not do; names it.
     """
     if asked.task not in (*tasks.READERS, "rows"):
-        raise UserError(f"--task {asked.task}: there are rows, {', '.join(tasks.READERS)}")
+        raise UserError(f"--task {asked.task} must be rows, {', '.join(tasks.READERS)}")
     task = Source(name=asked.task)
     found = []
     for number, raw in enumerate(read_rows(asked.data), 1):
@@ -282,7 +304,7 @@ def standalone_rows(asked: argparse.Namespace, params: Params) -> list[dict]:
             problem = tasks.read(raw, f"{asked.data}, row {number}", task)
             found.append(tasks.row(problem, asked.task, task, params.format))
     if not found:
-        raise UserError(f"{asked.data} has no rows")
+        raise UserError(f"{asked.data} has no rows: name another file, or fill it")
     return found
 
 

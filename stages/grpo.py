@@ -61,6 +61,7 @@ def body(params: Params, run: Run) -> dict:
         training.frozen_dtype(grpo.precision),
         grpo.quantize == "nf4",
     )
+    lora.require_modules(model, grpo.lora, "grpo.lora")
     config = configuration(grpo, params.seed, checkpoints.folder(run.name), weights)
     chosen = in_order(short, grpo, config, params.seed)
     trainer = recording_trainer()(

@@ -31,7 +31,7 @@ import psutil
 import yaml
 from pydantic import ValidationError
 
-from stages.core import last_run, memory
+from stages.core import graph, last_run, memory
 from stages.core import params as parameters
 from stages.core.errors import UserError
 from stages.core.files import read_rows
@@ -315,10 +315,7 @@ def evaluate_settings(given: Setting) -> dict[str, Any]:
 
 def evaluated() -> dict[str, str]:
     """What is evaluated -> its model folder, as dvc.yaml lists it."""
-    if not Path("dvc.yaml").exists():
-        raise UserError("there is no dvc.yaml here: run from the project's root")
-    declared = yaml.safe_load(Path("dvc.yaml").read_text())["stages"].get("evaluate", {})
-    return declared.get("foreach", {})
+    return graph.declared().get("evaluate", {}).get("foreach", {})
 
 
 # --- their memory ---------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Where things lie, and writing them so that nothing is ever half-written."""
 
 import csv
+import errno
 import hashlib
 import json
 import os
@@ -23,21 +24,43 @@ def root() -> Path:
 def cache_dir(name: str) -> Path:
     """A folder for what may be deleted at any time, made on demand."""
     path = root() / ".cache" / name
-    path.mkdir(parents=True, exist_ok=True)
+    with writable(path):
+        path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+# what a user can mend: no room, no right, a file where a folder should be
+MENDED = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST,
+          errno.ENOTDIR)  # fmt: skip
+
+
+@contextmanager
+def writable(path: Path) -> Iterator[None]:
+    """Raises UserError where the machine does not let something be written at `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in MENDED:
+            raise
+        shown = os.path.relpath(path)
+        raise UserError(
+            f"{shown} cannot be written ({os.strerror(error.errno)}): make room, give the right to "
+            "write there, or move what is in its way"
+        ) from error
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A fresh path beside `path` to write to, moved into its place if the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
-        yield beside
-        remove(path) if path.is_dir() else None
-        beside.replace(path)
-    finally:
-        remove(beside)
+    with writable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield beside
+            remove(path) if path.is_dir() else None
+            beside.replace(path)
+        finally:
+            remove(beside)
 
 
 def remove(path: Path) -> None:

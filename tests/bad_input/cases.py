@@ -16,6 +16,7 @@ import yaml
 from tests.bad_input import worlds
 from tests.conftest import ROOT, merged
 
+HERE = Path(__file__).parent
 STAGES = ("prepare", "base", "sft", "audit", "grpo", "merge", "distill", "report", "evaluate")
 MADE = ("data", "models", "metrics", "rollouts", "samples", "reports", "plots", "out")
 TABLES = {
@@ -26,7 +27,7 @@ TABLES = {
 
 
 class Case(NamedTuple):
-    """What is wrong, where it is typed, and what is said: `...` stands for what libraries add."""
+    """What is wrong, where it is typed, and what is said: `…` stands for what libraries add."""
 
     table: str
     wrong: str
@@ -41,7 +42,7 @@ class Case(NamedTuple):
 def all_cases() -> list[Case]:
     return [Case(table, row.pop("wrong"), row.pop("says", ""), row)
             for table in TABLES
-            for row in yaml.safe_load((Path(__file__).parent / f"{table}.yaml").read_text())]  # fmt: skip
+            for row in yaml.safe_load((HERE / f"{table}.yaml").read_text())]  # fmt: skip
 
 
 def prepare(case: Case, folder: Path) -> None:
@@ -69,8 +70,8 @@ def prepare(case: Case, folder: Path) -> None:
 
 def made(folder: Path) -> dict[str, bytes]:
     """Everything that a stage or a command leaves behind: logs and caches are none of it."""
-    return {str(file.relative_to(folder)): file.read_bytes()
-            for name in MADE for file in sorted((folder / name).rglob("*")) if file.is_file()}  # fmt: skip
+    files = (file for name in MADE for file in sorted((folder / name).rglob("*")))
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files if file.is_file()}
 
 
 def said(case: Case, folder: Path) -> str:
@@ -108,19 +109,18 @@ def body(name: str, arguments: list[str], folder: Path) -> None:
     """A stage without its tracker, which takes seconds."""
     from importlib import import_module
 
-    from stages.core import params as parameters
-    from stages.core.stage import Run
+    from stages.core.stage import Run, ready
     from stages.core.tracking import Spool
 
-    params = parameters.load()
-    parameters.require_here(params)
-    run = Run("@".join([name, *arguments]), params, Spool(folder / "spool.jsonl"))
+    stage = "@".join([name, *arguments])
+    params = ready(stage)
+    run = Run(stage, params, Spool(folder / "spool.jsonl"))
     import_module(f"stages.{name}").body(*arguments, params, run)
 
 
 def as_command(module: str, arguments: list[str]) -> str:
     """The last line on stderr of a command run in this process."""
-    stderr, stdout, argv = io.StringIO(), io.StringIO(), sys.argv
+    stderr, stdout, argv = io.StringIO(), io.TextIOWrapper(io.BytesIO()), sys.argv
     sys.argv = [module, *arguments]
     try:
         with contextlib.redirect_stderr(stderr), contextlib.redirect_stdout(stdout):
@@ -156,7 +156,9 @@ def table() -> Iterator[str]:
     yield HEAD.format(count=len(cases))
     for name, (title, command) in TABLES.items():
         yield f"\n## {title}\n"
-        columns = ["what is wrong", "message"] if command else ["what is wrong", "command", "message"]
+        columns = (
+            ["what is wrong", "message"] if command else ["what is wrong", "command", "message"]
+        )
         if command:
             yield f"Command: {'`' + command + '`' if ' -m ' in command else command}.\n"
         yield f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}"
@@ -178,7 +180,11 @@ def code(text: str) -> str:
 HEAD = """\
 # What is said of bad input
 
-{count} mistakes and what is said of each: one sentence with what is wrong, where, and what mends it,
-exit code not 0, nothing half-written. `…` stands for what a library adds. Made from the tables in
-`tests/bad_input/` by `python -m tests.bad_input`; a test makes every one of these mistakes and
-compares."""
+{count} mistakes and what is said of each: one sentence with what is wrong, where, and what mends
+it, exit code not 0, nothing half-written. `…` stands for what a library adds. Made by
+`python -m tests.bad_input` from the tables in `tests/bad_input/`; a test makes every one of these
+mistakes and compares what is said."""
+
+
+def document() -> str:
+    return "\n".join(table()) + "\n"
