@@ -59,7 +59,7 @@ def chosen(problems: list[Problem], task: Source) -> list[Problem]:
             if not problems:
                 raise UserError(
                     f"task.{name}: no problem of {', '.join(wanted)} "
-                    f"({'there are ' + ', '.join(sorted(known)) if known else 'no row says'}): "
+                    f"({'there are ' + ', '.join(sorted(known)) if known else 'no row has one'}): "
                     "name those there are, or none"
                 )
     return problems

@@ -3,11 +3,11 @@
 import contextlib
 import io
 import os
-import runpy
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -107,8 +107,6 @@ def refused(call) -> str:
 
 def body(name: str, arguments: list[str], folder: Path) -> None:
     """A stage without its tracker, which takes seconds."""
-    from importlib import import_module
-
     from stages.core.stage import Run, ready
     from stages.core.tracking import Spool
 
@@ -124,7 +122,9 @@ def as_command(module: str, arguments: list[str]) -> str:
     sys.argv = [module, *arguments]
     try:
         with contextlib.redirect_stderr(stderr), contextlib.redirect_stdout(stdout):
-            runpy.run_module(module, run_name="__main__", alter_sys=False)
+            import_module(
+                "stages.rewards.__main__" if module == "stages.rewards" else module
+            ).main()
     except SystemExit as ended:
         text = ended.code if isinstance(ended.code, str) else stderr.getvalue().strip()
         return text.splitlines()[-1]

@@ -1,9 +1,13 @@
 """Every mistake of the tables is made, and what is said of it is what the tables have."""
 
 import importlib
+import logging
+import os
 import re
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,7 +27,7 @@ def good(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def project(good, tmp_path, monkeypatch) -> Path:
+def project(good, tmp_path, monkeypatch) -> Iterator[Path]:
     folder = tmp_path / "project"
     shutil.copytree(good, folder)
     if (schema := ROOT / ".cache" / "schema").exists():
@@ -33,7 +37,22 @@ def project(good, tmp_path, monkeypatch) -> Path:
     monkeypatch.delenv("DVC_ROOT", raising=False)
     sys.modules.pop("my_rewards", None)
     importlib.invalidate_caches()
-    return folder
+    with left_as_it_was():
+        yield folder
+
+
+@contextmanager
+def left_as_it_was() -> Iterator[None]:
+    """What a command sets for its whole process: its log and its environment."""
+    own = logging.getLogger("stages")
+    handlers, root, level = list(own.handlers), list(logging.root.handlers), own.level
+    environ, hook = dict(os.environ), sys.excepthook
+    yield
+    own.handlers, logging.root.handlers, sys.excepthook = handlers, root, hook
+    own.setLevel(level)
+    logging.captureWarnings(False)
+    os.environ.clear()
+    os.environ.update(environ)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.table}: {case.wrong}")

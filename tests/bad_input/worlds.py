@@ -56,10 +56,10 @@ def good(folder: Path) -> None:
 def raw_rows(folder: Path, case: dict) -> dict:
     """Writes a case's data file; returns the task that reads it."""
     source = case.get("source", "data/raw/rows.jsonl")
-    lines = [case.get("each", GOOD.get(case["task"], "")).format(n=n, m=n + 1)
-             for n in range(LINES)]  # fmt: skip
+    good = GOOD.get(case["task"])
+    lines = [case.get("each", good or "").format(n=n, m=n + 1) for n in range(LINES)]
     if "line" in case:
-        lines = [case["line"]]
+        lines = [*(lines[:2] if good else []), case["line"]]
     if "text" in case:
         (folder / source).write_text(case["text"])
     elif "hex" in case:
