@@ -118,13 +118,12 @@ def body(name: str, arguments: list[str], folder: Path) -> None:
 
 def as_command(module: str, arguments: list[str]) -> str:
     """The last line on stderr of a command run in this process."""
+    name = "stages.rewards.__main__" if module == "stages.rewards" else module
     stderr, stdout, argv = io.StringIO(), io.TextIOWrapper(io.BytesIO()), sys.argv
     sys.argv = [module, *arguments]
     try:
         with contextlib.redirect_stderr(stderr), contextlib.redirect_stdout(stdout):
-            import_module(
-                "stages.rewards.__main__" if module == "stages.rewards" else module
-            ).main()
+            import_module(name).main()
     except SystemExit as ended:
         text = ended.code if isinstance(ended.code, str) else stderr.getvalue().strip()
         return text.splitlines()[-1]
