@@ -49,7 +49,7 @@ def test_named_rewards_and_what_cannot_be_judged(in_root):
     [
         ([], "{", "stdin, line 1: not JSON"),
         ([], '\n{"answer": "2"}', 'stdin, line 2: a row is an object with a "completion"'),
-        ([], '{"completion": "2"}', 'a row has an "answer"'),
+        ([], '{"completion": "2"}', 'has no "answer"'),
         (["nowhere.jsonl"], "", "nowhere.jsonl is no file"),
         (["--rewards", "correctnes"], "", "no reward is called correctnes"),
         (["--params", "nowhere.yaml"], "", "nowhere.yaml is missing"),
