@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.core import stage
+from stages.core.batches import Batches, Ids, seed_at
 from stages.core.errors import UserError
 from stages.core.files import read_rows, write_rows
 from stages.core.grade import grades
@@ -18,7 +19,7 @@ from stages.core.params import Distill, Params
 from stages.core.stage import Run
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 TEACHER, OUT = Path("models/grpo"), Path("models/student")
 DEMONSTRATIONS, POOL = Path("data/sft.jsonl"), Path("data/grpo.jsonl")
@@ -62,30 +63,41 @@ def sampled(
     """Rows with one of the teacher's completions each, `samples_per_prompt` times."""
     import torch
 
-    from stages.core import models
+    from stages.core import checkpoints, models
 
-    distill = params.distill
+    distill, n = params.distill, params.distill.samples_per_prompt
     teacher = models.load_model(TEACHER, params.base.attn_implementation, dtype="auto").eval()
-    torch.manual_seed(params.seed)
+    kept = Batches(checkpoints.folder(run.name) / "batches.jsonl")
     for start in range(0, len(rows), BATCH):
         batch = rows[start : start + BATCH]
-        for row, texts in zip(batch, complete(teacher, tokenizer, batch, distill), strict=True):
-            yield from ((row, text) for text in texts)
+        encoded = prompts(batch, tokenizer)
+
+        def seeded(encoded=encoded, start=start) -> Ids:
+            torch.manual_seed(seed_at(params.seed, start))
+            return complete(teacher, tokenizer, encoded, distill)
+
+        ids = kept.get(start, encoded["input_ids"].tolist(), seeded)
+        texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+        yield from ((batch[i // n], text) for i, text in enumerate(texts))
         run.progress.update(min(start + BATCH, len(rows)), len(rows), "teacher samples")
+
+
+def prompts(rows: list[dict], tokenizer: "PreTrainedTokenizerBase") -> "BatchEncoding":
+    """The rows' prompts as token ids, (rows, length), padded on the left."""
+    texts = [
+        tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, tokenize=False)
+        for row in rows
+    ]
+    return tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
 
 
 def complete(
     teacher: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
-    rows: list[dict],
+    encoded: "BatchEncoding",
     distill: Distill,
-) -> list[list[str]]:
-    """`samples_per_prompt` completions for each row."""
-    prompts = [
-        tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, tokenize=False)
-        for row in rows
-    ]
-    encoded = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
+) -> Ids:
+    """`samples_per_prompt` completions of each prompt, one after the other."""
     output = teacher.generate(
         **encoded.to(teacher.device),
         do_sample=True,
@@ -95,10 +107,7 @@ def complete(
         max_new_tokens=distill.max_completion_length,
         pad_token_id=tokenizer.pad_token_id,
     )
-    completions = output[:, encoded["input_ids"].shape[1] :]
-    texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
-    n = distill.samples_per_prompt
-    return [texts[i : i + n] for i in range(0, len(texts), n)]
+    return output[:, encoded["input_ids"].shape[1] :].tolist()
 
 
 def verified(pairs: list[tuple[dict, str]], params: Params) -> list[dict]:

@@ -2,15 +2,12 @@
 
 As a stage: `python -m stages.evaluate MODEL`, where MODEL is base, sft, control, grpo or student.
 `control` is the SFT model made to show its working: its completion is barred from opening with the
-answer. On its own, with any model folder (or hub id) and any rows:
-
-    python -m stages.evaluate --model PATH --data FILE [--task NAME] [--num-samples N]
-                              [--samples-per-prompt K] --output-dir DIR
+answer. With options instead, any model on any rows (stages/standalone.py).
 
 Greedy; with `samples_per_prompt` also k samples a problem. Every sample's row is kept.
 """
 
-import argparse
+import runpy
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -18,16 +15,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stages import rewards, tasks
+from stages import rewards
 from stages.answers import worker
 from stages.answers.equality import equal
 from stages.core import harness, stage
-from stages.core import params as parameters
+from stages.core.batches import Batches
 from stages.core.errors import UserError
 from stages.core.files import read_rows, write_json, write_rows
 from stages.core.grade import Grade, flexible, grades
 from stages.core.harness import Completion
-from stages.core.params import Params, Source
+from stages.core.params import Params
 from stages.core.progress import Progress
 from stages.core.stage import Run
 from stages.core.statistics import maj_at_k, mean_interval, pass_at_k, standard_error, wilson
@@ -35,7 +32,6 @@ from stages.core.statistics import maj_at_k, mean_interval, pass_at_k, standard_
 FOLDERS = {"base": "base", "sft": "sft", "control": "sft", "grpo": "grpo", "student": "student"}
 SHOTS = Path("data/shots.jsonl")
 HIGH_REWARD = 0.8
-LOG_EVERY = 10  # seconds between two progress lines, on its own
 
 
 class Result(NamedTuple):
@@ -52,8 +48,11 @@ def body(model: str, params: Params, run: Run) -> dict:
     rows = list(read_rows(data))[: params.evaluate.num_samples]
     if not rows:
         raise UserError(f"{data} has no rows: raise task.{params.evaluate.split} in params.yaml")
+    from stages.core import checkpoints
+
     folder = Path("models", FOLDERS[model])
-    result = evaluated(folder, rows, params, run.progress, bar_answer=model == "control")
+    batches = Batches(checkpoints.folder(run.name) / "batches.jsonl")
+    result = evaluated(folder, rows, params, run.progress, model == "control", batches)
     save(result, Path("samples"), model)
     run.artifact(Path("samples", f"{model}.jsonl"))
     run.summary({f"{model}.{task}.{name}": measure["value"]
@@ -63,9 +62,14 @@ def body(model: str, params: Params, run: Run) -> dict:
 
 
 def evaluated(
-    folder: Path, rows: list[dict], params: Params, progress: Progress, bar_answer: bool = False
+    folder: Path,
+    rows: list[dict],
+    params: Params,
+    progress: Progress,
+    bar_answer: bool = False,
+    batches: Batches | None = None,
 ) -> Result:
-    """A model's answers to prepared rows, judged."""
+    """A model's answers to prepared rows, judged; `batches` as `harness.language_model` has it."""
     from stages.core import models
 
     # what is wrong with these shows before the model has answered
@@ -74,7 +78,7 @@ def evaluated(
         harness.official_tasks(params)
     total = len(rows) * (1 + params.evaluate.samples_per_prompt)
     model = harness.language_model(
-        folder, params, bar_answer, partial(progress.update, total=total)
+        folder, params, bar_answer, partial(progress.update, total=total), batches
     )
     shots = list(read_rows(SHOTS))[: params.evaluate.few_shot] if params.evaluate.few_shot else []
     outcome = harness.run(model, rows, shots, params)
@@ -223,102 +227,8 @@ def main() -> None:
         stage.main(f"evaluate@{model}", lambda params, run: body(model, params, run))
     elif len(sys.argv) == 2 and not sys.argv[1].startswith("-"):
         sys.exit(f"evaluate: there is no model {sys.argv[1]}: say {', '.join(FOLDERS)}, or --help")
-    else:
-        standalone(arguments())
-
-
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m stages.evaluate",
-        description=f"A stage: python -m stages.evaluate {{{','.join(FOLDERS)}}}. On its own:",
-    )
-    known = ", ".join(tasks.READERS)
-    parser.add_argument("--model", required=True, help="model folder, or hub id")
-    parser.add_argument("--data", required=True, type=Path, help="JSONL or JSON rows")
-    parser.add_argument("--task", default="rows", help=f"how raw rows are read: rows, {known}")
-    parser.add_argument("--num-samples", type=int, metavar="N", help="problems; default: all")
-    parser.add_argument("--samples-per-prompt", type=int, default=0, metavar="K")
-    parser.add_argument("--max-completion-length", type=int, metavar="TOKENS")
-    parser.add_argument("--output-dir", required=True, type=Path)
-    parser.add_argument("--params", type=Path, default=parameters.PARAMS, metavar="FILE")
-    return parser.parse_args()
-
-
-def standalone(asked: argparse.Namespace) -> None:
-    stage.set_environment()
-    try:
-        stage.set_up_log("evaluate")
-        check(asked)
-        params = with_options(parameters.load(asked.params), asked)
-        rows = standalone_rows(asked, params)
-        progress = Progress("evaluate", LOG_EVERY)
-        where = Path(asked.model) if Path(asked.model).is_dir() else asked.model
-        result = evaluated(where, rows, params, progress)
-        save(result, asked.output_dir, "samples")
-        write_json(asked.output_dir / "metrics.json", result.metrics)
-    except UserError as error:
-        sys.exit(f"evaluate: {error}")
-    print(table(result))
-    print(f"every sample: {asked.output_dir / 'samples.jsonl'}")
-
-
-def check(asked: argparse.Namespace) -> None:
-    """Raises UserError for a number out of range, or a place where nothing can be written."""
-    if asked.num_samples is not None and asked.num_samples < 1:
-        raise UserError(f"--num-samples must be 1 or more (given: {asked.num_samples})")
-    if asked.samples_per_prompt < 0:
-        raise UserError(
-            f"--samples-per-prompt must be 0 or more (given: {asked.samples_per_prompt})"
-        )
-    if asked.max_completion_length is not None and asked.max_completion_length < 1:
-        length = asked.max_completion_length
-        raise UserError(f"--max-completion-length must be 1 or more (given: {length})")
-    if asked.output_dir.exists() and not asked.output_dir.is_dir():
-        raise UserError(f"--output-dir {asked.output_dir} is a file: name a folder")
-
-
-def with_options(params: Params, asked: argparse.Namespace) -> Params:
-    changes: dict[str, Any] = {"samples_per_prompt": asked.samples_per_prompt}
-    if asked.max_completion_length:
-        changes["max_completion_length"] = asked.max_completion_length
-    evaluate = params.evaluate.model_copy(update=changes)
-    return parameters.Params.model_copy(params, update={"evaluate": evaluate})
-
-
-def standalone_rows(asked: argparse.Namespace, params: Params) -> list[dict]:
-    """Prepared rows as they are; raw ones are read as the task's.
-
-    Raises:
-        UserError: no such task, or a row that will not do; names it.
-    """
-    if asked.task not in (*tasks.READERS, "rows"):
-        raise UserError(f"--task {asked.task} must be rows, {', '.join(tasks.READERS)}")
-    task = Source(name=asked.task)
-    found = []
-    for number, raw in enumerate(read_rows(asked.data), 1):
-        if number > (asked.num_samples or number):
-            break
-        if "prompt" in raw and "gold" in raw:
-            found.append(raw)
-        else:
-            problem = tasks.read(raw, f"{asked.data}, row {number}", task)
-            found.append(tasks.row(problem, asked.task, task, params.format))
-    if not found:
-        raise UserError(f"{asked.data} has no rows: name another file, or fill it")
-    return found
-
-
-def table(result: Result) -> str:
-    lines = []
-    for task, measures in result.measures.items():
-        count = sum(sample["task"] == task for sample in result.samples)
-        lines.append(f"{task}: {count} problems")
-        for name, m in measures.items():
-            lines.append(
-                f"  {name:<24}{m['value']:.3f}  +- {m['stderr']:.3f}"
-                f"  [{m['low']:.3f}, {m['high']:.3f}]"
-            )
-    return "\n".join(lines)
+    else:  # no import: what the stage makes does not hang on that file
+        runpy.run_module("stages.standalone", run_name="__main__")
 
 
 if __name__ == "__main__":

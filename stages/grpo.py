@@ -2,7 +2,8 @@
 
 For each prompt a group of completions is sampled; each one's advantage is its reward against its
 group's. A fresh LoRA adapter on the frozen SFT model is trained, so that the model with the adapter
-off is the reference of the KL penalty.
+off is the reference of the KL penalty; without `grpo.lora` all weights are, and the reference is a
+second copy.
 """
 
 import time
@@ -36,6 +37,7 @@ METRICS = {
     "reward": "mean_reward",
     "kl": "kl_div",
     "clip_ratio/region_mean": "clip_fraction",
+    "cispo_clip_ratio": "clip_fraction",
     "frac_reward_zero_std": "dead_groups",
     "completions/clipped_ratio": "truncated",
     "completions/mean_length": "completion_length",
@@ -53,25 +55,26 @@ def body(params: Params, run: Run) -> dict:
     run.dataset(ROWS, "training")
     tokenizer = models.load_tokenizer(SFT)
     rows = list(read_rows(ROWS))
-    short = fitting(rows, tokenizer, grpo)
-    require_a_batch(short, grpo)
+    config = configuration(grpo, params.seed, checkpoints.folder(run.name), weights)
+    chosen = in_order(rows, grpo, config, params.seed)
+    require_a_batch(chosen, config)
     model = models.load_model(
         SFT,
         params.base.attn_implementation,
-        training.frozen_dtype(grpo.precision),
+        training.frozen_dtype("fp32" if grpo.lora is None else grpo.precision),
         grpo.quantize == "nf4",
     )
-    lora.require_modules(model, grpo.lora, "grpo.lora")
-    config = configuration(grpo, params.seed, checkpoints.folder(run.name), weights)
-    chosen = in_order(short, grpo, config, params.seed)
+    if grpo.lora is not None:
+        lora.require_modules(model, grpo.lora, "grpo.lora")
     trainer = recording_trainer()(
         fmt=params.format.tags,
+        rounds=grpo.dynamic_sampling,
         model=model,
         reward_funcs=functions,
         args=config,
         train_dataset=Dataset.from_list(chosen),
         processing_class=tokenizer,
-        peft_config=lora.config(grpo.lora),
+        peft_config=None if grpo.lora is None else lora.config(grpo.lora),
         callbacks=[
             diagnosis := training.Doctor(run, grpo, METRICS),
             training.Report(run, METRICS, note="mean_reward"),
@@ -82,28 +85,14 @@ def body(params: Params, run: Run) -> dict:
     finally:  # what went wrong can be read there
         write_rows(ROLLOUTS, trainer.rollouts)
         run.artifact(ROLLOUTS)
-    save_adapter(trainer.model)
+    save(trainer.model, tokenizer)
     run.write_curve(CURVE)
     targets = doctor.targets(diagnosis.curve)
     log.info("grpo: targets: %s", doctor.in_words(targets))
     final = run.last("mean_reward", "accuracy", "format_compliance_rate", "high_reward_rate",
-                     "kl_div", "entropy", "truncated", "dead_groups", "tokens")  # fmt: skip
-    return {"prompts_too_long": len(rows) - len(short), **final, "targets": targets,
-            "findings": run.findings, **worker.trouble()}  # fmt: skip
-
-
-def fitting(rows: list[dict], tokenizer: "PreTrainedTokenizerBase", grpo: Grpo) -> list[dict]:
-    """Rows whose prompt has at most `max_prompt_length` tokens; how many are left out is said."""
-    if grpo.max_prompt_length is None:
-        return rows
-    texts = [tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True,
-                                           tokenize=False) for row in rows]  # fmt: skip
-    lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
-    kept = [r for r, n in zip(rows, lengths, strict=True) if n <= grpo.max_prompt_length]
-    if len(kept) < len(rows):
-        log.warning("grpo: %d of %d prompts have over max_prompt_length %d tokens: left out",
-                    len(rows) - len(kept), len(rows), grpo.max_prompt_length)  # fmt: skip
-    return kept
+                     "kl_div", "entropy", "truncated", "dead_groups", "resampled_groups",
+                     "further_groups", "tokens")  # fmt: skip
+    return {**final, "targets": targets, "findings": run.findings, **worker.trouble()}
 
 
 def in_order(rows: list[dict], grpo: Grpo, config: "GRPOConfig", seed: int) -> list[dict]:
@@ -120,13 +109,14 @@ def in_order(rows: list[dict], grpo: Grpo, config: "GRPOConfig", seed: int) -> l
     return in_stages(rows, rates, settings, prompts, seed)
 
 
-def require_a_batch(rows: list[dict], grpo: Grpo) -> None:
+def require_a_batch(rows: list[dict], config: "GRPOConfig") -> None:
     """TRL drops an incomplete generation batch: too few prompts train nothing, and exit with 0."""
-    needed = grpo.batch_size * grpo.gradient_accumulation_steps // grpo.group_size
+    needed = config.generation_batch_size // config.num_generations
     if len(rows) < needed:
         raise UserError(
-            f"{ROWS} holds {len(rows)} prompts, one step takes {needed} (grpo.batch_size x "
-            "grpo.gradient_accumulation_steps / grpo.group_size): lower them or raise task.pool"
+            f"{ROWS} leaves {len(rows)} prompts, a batch of completions takes {needed} "
+            "(grpo.batch_size x grpo.gradient_accumulation_steps, or trainer.steps_per_generation, "
+            "/ grpo.group_size): lower them or raise task.pool"
         )
 
 
@@ -145,15 +135,26 @@ def configuration(grpo: Grpo, seed: int, folder: Path, weights: list[float]) -> 
             top_p=grpo.top_p,
             max_completion_length=grpo.max_completion_length,
             reward_weights=weights,
+            model_init_kwargs=reference(SFT) if grpo.lora is None and grpo.kl_coef else None,
         )
     except ValueError as error:
         raise UserError(f"grpo.trainer: {error}") from None
+
+
+def reference(where: Path) -> dict[str, str]:
+    """What TRL must know beside the name, where it loads the reference model itself."""
+    from stages.core import models
+
+    revision = models.located(where).get("revision")
+    return {"revision": revision} if revision else {}
 
 
 def recording_trainer() -> type:
     """TRL's trainer, which also keeps every rollout. A function, because trl imports late."""
     from trl import GRPOTrainer
     from trl.trainer.utils import RepeatSampler
+
+    from stages.core.dynamic import DynamicSampling
 
     class EpochSampler(RepeatSampler):
         """TRL's, whose order hangs on the epoch: resumed in a later one, TRL's own begins anew."""
@@ -169,9 +170,10 @@ def recording_trainer() -> type:
             return super().__iter__()
 
     class RecordingTrainer(GRPOTrainer):
-        def __init__(self, fmt: Format, **arguments: Any):
+        def __init__(self, fmt: Format, rounds: int = 0, **arguments: Any):
             super().__init__(**arguments)
             self.fmt = fmt
+            self.rounds = rounds  # of dynamic sampling
             self.rollouts: list[dict] = []
 
         def _get_train_sampler(self, dataset=None):
@@ -194,10 +196,11 @@ def recording_trainer() -> type:
 
         @contextmanager
         def timed(self, part: str) -> Iterator[None]:
-            """Seconds of a part of each rollout, for the diagnosis."""
+            """Seconds of a part of each batch, all its rounds together, for the diagnosis."""
             began = time.perf_counter()
             yield
-            self._log_metric(f"profiling/{part}", time.perf_counter() - began)
+            before = self._pending_metrics.pop(f"profiling/{part}", [])
+            self._log_metric(f"profiling/{part}", sum(before) + time.perf_counter() - began)
 
         def record(self, inputs: list[dict], completions: list, scores: list[list[float]]) -> None:
             """Rows of this step, and the rates that users know by name."""
@@ -225,12 +228,21 @@ def recording_trainer() -> type:
                     "rewards": dict(zip(names, score, strict=True)),
                 })  # fmt: skip
 
-    return RecordingTrainer
+    class DynamicTrainer(DynamicSampling, RecordingTrainer):
+        """What it hands on as known already is neither recorded nor timed twice."""
+
+    return DynamicTrainer
 
 
-def save_adapter(model: Any) -> None:
+def save(model: Any, tokenizer: "PreTrainedTokenizerBase") -> None:
+    """The adapter; where all weights were trained, the model itself."""
+    from stages.core import models
     from stages.core.files import replacing
 
+    if not hasattr(model, "peft_config"):
+        models.neutral_generation(model)
+        models.save_model(model, tokenizer, ADAPTER)
+        return
     with replacing(ADAPTER) as beside:
         model.save_pretrained(beside)
 

@@ -1,9 +1,12 @@
 """merge: the adapter into the SFT model, and the proof that this changed nothing.
 
+Where grpo trained all weights (`grpo.lora: null`), its model is taken as it is.
+
 The merged model is written beside, read back, and compared with the unmerged one on real prompts:
 logits, likeliest tokens, greedy text. Only a model that passes is moved into place.
 """
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +14,7 @@ from stages.core import stage
 from stages.core.errors import UserError
 from stages.core.files import read_rows, replacing
 from stages.core.params import Merge, Params
-from stages.core.stage import Run
+from stages.core.stage import Run, log
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +29,8 @@ NEW_TOKENS = 32  # of greedy text compared
 def body(params: Params, run: Run) -> dict:
     from stages.core import lora, models
 
+    if not (ADAPTER / "adapter_config.json").exists():
+        return whole_model()
     attn = params.base.attn_implementation
     quantize = params.grpo.quantize == "nf4"
     tokenizer = models.load_tokenizer(SFT)
@@ -39,6 +44,17 @@ def body(params: Params, run: Run) -> dict:
         proof = compare(unmerged, reloaded, prompts(tokenizer, params.merge.prompts))
         require_equal(proof, params.merge)
     return {"parameters": models.parameters(reloaded), **proof}
+
+
+def whole_model() -> dict:
+    """Copies what grpo trained: there is no adapter to merge."""
+    from stages.core import models
+
+    models.check_folder(ADAPTER)
+    with replacing(OUT) as beside:
+        shutil.copytree(ADAPTER, beside)
+    log.info("merge: grpo trained all weights: no adapter to merge, its model is copied")
+    return {"parameters": models.count_parameters(OUT)}
 
 
 def prompts(tokenizer: "PreTrainedTokenizerBase", count: int) -> "torch.Tensor":

@@ -188,8 +188,8 @@ def read_as(section: Section, recorded: dict) -> Section | None:
 
 def longest_prompt(params: Params, fresh: Fresh) -> tuple[int, str]:
     """Tokens that GRPO's prompts have at most, and how that is known."""
-    if params.grpo.max_prompt_length:
-        return params.grpo.max_prompt_length, "grpo.max_prompt_length"
+    if params.task.max_prompt_length:
+        return params.task.max_prompt_length, "task.max_prompt_length"
     data, tokenizer = Path("data/grpo.jsonl"), BASE / "tokenizer.json"
     if not (all(fresh) and data.exists() and tokenizer.exists()):
         return params.sft.max_length, "sft.max_length; measured once data and tokenizer are there"
@@ -267,7 +267,7 @@ def grpo_settings(grpo: Grpo, prompt: int, rows: int | None) -> dict[str, Any]:
     at_once = a_generation(grpo)
     passes = at_once * (grpo.trainer.get("num_iterations") or 1)
     generations = -(-grpo.max_steps * grpo.gradient_accumulation_steps // passes)
-    sampled = at_once * grpo.batch_size
+    sampled, rounds = at_once * grpo.batch_size, grpo.dynamic_sampling
     prompts = generations * sampled // grpo.group_size
     return known({
         **trained,
@@ -277,6 +277,7 @@ def grpo_settings(grpo: Grpo, prompt: int, rows: int | None) -> dict[str, Any]:
         "generations": generations,
         "completions_a_generation": sampled,
         "completions": generations * sampled,
+        "completions_at_most": generations * sampled * (1 + rounds) if rounds else None,
         "rows": rows,
         "epochs": round(prompts / rows, 2) if rows else None,
     })  # fmt: skip
@@ -367,18 +368,27 @@ def grpo_memory(given: Setting) -> dict[str, int]:
     grpo, model, attention = given.params.grpo, given.model, eager(given.params)
     size = size_of(grpo)
     new, at_once = grpo.max_completion_length, grpo.batch_size * a_generation(grpo)
-    trained = memory.adapter(model, grpo.lora)
     return memory.peak(
-        memory.with_adapter(model, trained, optim(grpo), size, grpo.quantize == "nf4"),
+        grpo_weights(grpo, model, size),
         memory.generation(model, at_once, given.prompt, new, size, attention),
         memory.backward(model, grpo.batch_size, given.prompt + new, size, attention,
                         checkpointing(grpo.trainer), scored=new),
     )  # fmt: skip
 
 
+def grpo_weights(grpo: Grpo, model: Model, size: int) -> dict[str, int]:
+    """What stays in memory; under full training with a KL penalty a second, frozen copy as well."""
+    if grpo.lora is None:
+        fixed = memory.full(model, optim(grpo), half=size < 4)
+        return {**fixed, **({"reference": 4 * model.parameters} if grpo.kl_coef else {})}
+    trained = memory.adapter(model, grpo.lora)
+    return memory.with_adapter(model, trained, optim(grpo), size, grpo.quantize == "nf4")
+
+
 def stored(given: Setting) -> int:
     """Bytes of a weight of models/sft and models/grpo: full training saves float32."""
-    return 4 if given.params.sft.method == "full" else given.model.stored
+    whole = given.params.sft.method == "full" or given.params.grpo.lora is None
+    return 4 if whole else given.model.stored
 
 
 def merge_memory(given: Setting) -> dict[str, int]:

@@ -20,10 +20,14 @@ from stages.core.params import GENERATED, MAX_SHOTS, Params, Source, Task
 from stages.core.stage import Run
 from stages.tasks.problem import Problem, text_of
 
+BASE = Path("models/base")
 SFT, GRPO, SHOTS, DEV, TEST = (
     Path(f"data/{name}.jsonl") for name in ("sft", "grpo", "shots", "dev", "test")
 )
 REPORT, CONTAMINATION = Path("data/report.json"), Path("data/contamination.jsonl")
+
+
+CHUNK = 1000  # prompts tokenized at once
 
 
 class Sides(NamedTuple):
@@ -47,6 +51,7 @@ def body(params: Params, run: Run) -> dict:
     for name, part in parts.items():
         train = decontaminated(loaded[name][0], name, part, index, found)
         train, dropped[f"{name} train"] = clean(train, part, params, seen)
+        train, dropped[f"{name} train"]["prompt too long"] = fitting(train, name, params)
         lost = {**dropped[f"{name} train"], "asked by an evaluation": taken_out(found, name)}
         sides[name] = sides[name]._replace(**split(train, part, params.seed, lost))
     require_some(sides, params)
@@ -139,6 +144,40 @@ def unsolved(problem: Problem) -> bool:
 
 def taken_out(found: list[dict], task: str) -> int:
     return sum(row["task"] == task for row in found)
+
+
+def fitting(problems: list[Problem], task: str, params: Params) -> tuple[list[Problem], int]:
+    """Problems whose prompt has at most `task.max_prompt_length` tokens; how many have more.
+
+    Raises:
+        UserError: not one is left.
+    """
+    limit = params.task.max_prompt_length
+    if limit is None or not problems:
+        return problems, 0
+    lengths = list(prompt_lengths(problems, task, params))
+    kept = [problem for problem, n in zip(problems, lengths, strict=True) if n <= limit]
+    if not kept:
+        raise UserError(
+            f"task.max_prompt_length {limit}: the shortest prompt of {task} has {min(lengths)} "
+            "tokens; raise it, or set null for no limit"
+        )
+    return kept, len(problems) - len(kept)
+
+
+def prompt_lengths(problems: list[Problem], task: str, params: Params) -> Iterator[int]:
+    """Tokens of each prompt as the base model reads it, chat template included."""
+    from stages.core import models
+
+    tokenizer = models.load_tokenizer(BASE)
+    for start in range(0, len(problems), CHUNK):
+        chunk = problems[start : start + CHUNK]
+        rows = (tasks.row(p, task, params.task.parts[task], params.format) for p in chunk)
+        texts = [
+            tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, tokenize=False)
+            for row in rows
+        ]
+        yield from map(len, tokenizer(texts, add_special_tokens=False)["input_ids"])
 
 
 def split(

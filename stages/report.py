@@ -209,6 +209,8 @@ def about_data(prepare: dict, merge: dict) -> list[str]:
             f"{removed} training problems that share text with problems of the evaluation were "
             "left out."
         )
+    if "max_logit_diff" not in merge:
+        return [*lines, "GRPO trained all weights: there was no adapter to merge."]
     lines.append(
         f"The merged model equals the unmerged one: largest logit difference "
         f"{merge['max_logit_diff']:.1g}, top-1 agreement {merge['top1_agreement']:.2%}."

@@ -35,9 +35,9 @@ def project(made: Path) -> Path:
     return made
 
 
-def learn(model, tokenizer, params: Params) -> None:
+def learn(model, tokenizer, params: Params, rounds: int = 40) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for _ in range(40):
+    for _ in range(rounds):
         for question, (completion, _) in KNOWN.items():
             prompt = tokenizer.apply_chat_template(
                 tasks.prompt(question, params.format), add_generation_prompt=True, tokenize=False

@@ -7,10 +7,12 @@ import yaml
 
 from stages import rewards
 from stages.answers.format import Format
+from stages.core import params
 from stages.core.params import Reward
-from tests.conftest import ROOT
+from tests.conftest import ROOT, merged
 
 REWARDS = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/rewards.md").read_text(), re.DOTALL)
+GRPO = (ROOT / "docs/grpo.md").read_text()
 RIGHT = "<think>2+3=5</think><answer>5</answer>"
 
 
@@ -27,3 +29,32 @@ def test_every_reward_shown_can_be_configured_and_pays_a_right_answer_most(block
     scores = zip(*(function(**columns) for function in functions), strict=True)
     totals = [sum(w * s for w, s in zip(weights, row, strict=True)) for row in scores]
     assert totals[0] > max(totals[1:])
+
+
+def settings_shown() -> dict[str, dict]:
+    """Each row of docs/grpo.md's table: what it is, and what it sets below `grpo:`."""
+    table = [line for line in GRPO.splitlines() if line.startswith("| ")][1:]
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table]
+    shown = {cell[0]: yaml.safe_load(cell[1].strip("`")) for cell in cells}
+    assert len(shown) == len(table)
+    return shown
+
+
+@pytest.mark.parametrize("name", settings_shown())
+def test_every_setting_of_grpo_shown_is_accepted(raw, name):
+    shown = settings_shown()[name]
+    loaded = params.validate(merged(raw, {"grpo": shown}), "docs/grpo.md").grpo
+    for key, value in shown.items():
+        found = getattr(loaded, key)
+        if key in ("trainer", "lora") and value is not None:
+            assert value.keys() <= found.keys()
+        elif key != "curriculum":
+            assert found == (float(value) if key == "clip_epsilon" else value)
+
+
+def test_every_test_named_for_grpo_is_there():
+    there = (ROOT / "tests/stages/test_grpo.py").read_text()
+    for name in re.findall(r"`(test_\w+)`", GRPO):
+        assert f"def {name}(" in there, name
+    for path in re.findall(r"`(tests/\S+\.py)`", GRPO):
+        assert (ROOT / path).exists()

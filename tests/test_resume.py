@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,14 @@ CHANGES = {
     "sft": {"max_steps": 24},
     "grpo": {"max_steps": 12, "trainer": {"logging_steps": 2}},
     "distill": {"max_steps": 12},
+    "evaluate": {"batch_size": 2, "samples_per_prompt": 2},
     "run": {"checkpoint_seconds": 0},
 }
 OUTPUTS = {
     "sft": ["models/sft/model.safetensors", "plots/sft.csv"],
     "grpo": ["models/adapter/adapter_model.safetensors", "plots/grpo.csv", "rollouts/grpo.jsonl"],
-    "distill": ["models/student/model.safetensors", "plots/distill.csv"],
+    "distill": ["models/student/model.safetensors", "plots/distill.csv", "rollouts/teacher.jsonl"],
+    "evaluate@grpo": ["samples/grpo.jsonl", "samples/grpo.json"],
 }
 
 
@@ -37,6 +40,7 @@ def done(tmp_path_factory) -> tuple[Project, dict[str, bytes]]:
     project = Project(tmp_path_factory.mktemp("resume") / "p", merged(merged(raw, TINY), CHANGES))
     for stage in ("prepare", "base", "sft", "audit", "grpo", "merge", "distill"):
         project.stage(f"stages.{stage}")
+    project.stage("stages.evaluate", "grpo")
     return project, {name: (project.folder / name).read_bytes()
                      for names in OUTPUTS.values() for name in names}  # fmt: skip
 
@@ -46,13 +50,29 @@ def checkpoints(project: Project, stage: str) -> list[Path]:
     return sorted((path.parent for path in found), key=lambda p: int(p.name.split("-")[1]))
 
 
+def command(stage: str) -> list[str]:
+    """`evaluate@grpo` -> `-m stages.evaluate grpo`"""
+    return ["-m", *f"stages.{stage}".split("@")]
+
+
 def killed(project: Project, stage: str, after: int, how: int = signal.SIGKILL) -> int:
     """Starts a stage and kills it once a checkpoint of at least `after` steps is complete."""
+    return killed_when(
+        project,
+        stage,
+        lambda: any(int(c.name.split("-")[1]) >= after for c in checkpoints(project, stage)),
+        how,
+    )
+
+
+def killed_when(
+    project: Project, stage: str, due: Callable[[], bool], how: int = signal.SIGKILL
+) -> int:
     environment = {k: v for k, v in project.environment().items() if not k.startswith("DVC_")}
-    process = subprocess.Popen([sys.executable, "-m", f"stages.{stage}"], cwd=project.folder,
+    process = subprocess.Popen([sys.executable, *command(stage)], cwd=project.folder,
                                env=environment, stderr=subprocess.DEVNULL)  # fmt: skip
     while process.poll() is None:
-        if any(int(c.name.split("-")[1]) >= after for c in checkpoints(project, stage)):
+        if due():
             os.kill(process.pid, how)
             break
         time.sleep(0.01)
@@ -62,7 +82,7 @@ def killed(project: Project, stage: str, after: int, how: int = signal.SIGKILL) 
 def ends_with_the_same_bits(project: Project, stage: str, wanted: dict[str, bytes]) -> str:
     for name in OUTPUTS[stage]:
         (project.folder / name).unlink()
-    output = project.stage(f"stages.{stage}")
+    output = project.run(sys.executable, *command(stage))
     for name in OUTPUTS[stage]:
         assert (project.folder / name).read_bytes() == wanted[name], name
     assert not (project.folder / ".cache/checkpoints" / stage).exists()
@@ -75,6 +95,18 @@ def test_a_killed_stage_goes_on_and_ends_with_the_same_bits(done, stage, after):
     assert killed(project, stage, after) == -signal.SIGKILL
     output = ends_with_the_same_bits(project, stage, wanted)
     assert f"{stage}: going on from step" in output
+
+
+@pytest.mark.parametrize("stage", ["distill", "evaluate@grpo"])
+def test_a_killed_sampling_goes_on_after_its_last_batch(done, stage):
+    project, wanted = done
+
+    def sampled() -> bool:
+        found = (project.folder / ".cache/checkpoints" / stage).glob("*/batches.jsonl")
+        return any(path.read_bytes().count(b"\n") >= 1 for path in found)
+
+    assert killed_when(project, stage, sampled) == -signal.SIGKILL
+    assert "going on after" in ends_with_the_same_bits(project, stage, wanted)
 
 
 def test_damaged_checkpoints_are_passed_over_and_a_changed_parameter_begins_anew(done):

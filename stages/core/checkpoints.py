@@ -98,7 +98,7 @@ class Keeper(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any):
         due = time.monotonic() - self.last >= self.run.checkpoint_seconds
-        apart = state.global_step % args.logging_steps == 0 and state.global_step % cut(args) == 0
+        apart = state.global_step % args.logging_steps == 0 and between_batches(self.trainer)
         if due and apart and state.global_step < state.max_steps:
             control.should_save = True
 
@@ -125,8 +125,10 @@ class Keeper(TrainerCallback):
         """The checkpoint to go on from, with what is kept beside it put back in place."""
         checkpoint = newest(self.where)
         if checkpoint is None:
-            remove(self.where)
-            self.where.mkdir(parents=True)
+            self.where.mkdir(parents=True, exist_ok=True)
+            for unfinished in self.where.glob("checkpoint-*"):
+                remove(unfinished)
+            self.rewrite([])
             return None
         extras = json.loads((checkpoint / EXTRAS).read_text())
         self.run.restore(extras["curve"])
@@ -145,7 +147,8 @@ class Keeper(TrainerCallback):
         self.append(rollouts)
 
 
-def cut(args: Any) -> int:
-    """Optimiser steps from one batch of rollouts to the next; 1 where there are none."""
-    updates = getattr(args, "num_iterations", 1) * getattr(args, "steps_per_generation", 1)
-    return max(1, updates // args.gradient_accumulation_steps)
+def between_batches(trainer: "Trainer") -> bool:
+    """Whether the last batch of rollouts is used up; always so where there are none."""
+    args = trainer.args
+    passes = getattr(args, "num_iterations", 1) * getattr(args, "steps_per_generation", 1)
+    return getattr(trainer, "_step", 0) % passes == 0

@@ -330,8 +330,9 @@ def dead_groups(curve: Curve, section: Grpo) -> Finding | None:
         dead_groups, curve, what,
         f"raise grpo.group_size (now {section.group_size}) or grpo.temperature (now "
         f"{section.temperature:g}), easier problems or those that are solved sometimes "
-        "(grpo.curriculum.keep), a reward with steps in between (docs/rewards.md), more SFT first",
-        "warning",
+        "(grpo.curriculum.keep), other prompts in their place (grpo.dynamic_sampling, now "
+        f"{section.dynamic_sampling}), a reward with steps in between (docs/rewards.md), more SFT "
+        "first", "warning",
     )  # fmt: skip
 
 
@@ -470,7 +471,9 @@ def smaller_group(section: Training) -> Iterator[str]:
 
 
 def lighter_weights(section: Training) -> Iterator[str]:
-    if isinstance(section, Grpo) and section.quantize == "none":
+    if isinstance(section, Grpo) and section.lora is None:
+        yield "grpo.lora (an adapter) in place of null (all weights)"
+    elif isinstance(section, Grpo) and section.quantize == "none":
         yield "grpo.quantize nf4"
     if isinstance(section, Sft) and section.method in ("full", "lora"):
         yield f"sft.method {section.method} -> {'lora' if section.method == 'full' else 'qlora'}"

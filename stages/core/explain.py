@@ -17,6 +17,7 @@ POINTERS = {
     "format_reward_weight": "rewards.format.weight", "model_name": "base.source",
     "correct_reward_weight": "rewards.correctness.weight", "max_seq_length": "max_length",
     "max_examples": "task.pool", "max_samples": "evaluate.num_samples",
+    "max_prompt_length": "task.max_prompt_length",
 }  # fmt: skip
 
 # pydantic's type of an error -> what is asked for; {names} are of its context

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
+from stages.core.batches import Batches, seed_at
 from stages.core.errors import UserError
 from stages.core.grade import grade, grades
 from stages.core.params import Params
 
 if TYPE_CHECKING:
-    import torch
     from lm_eval.api.model import LM
     from lm_eval.tasks import TaskManager
 
@@ -43,7 +43,11 @@ class Outcome(NamedTuple):
 
 
 def language_model(
-    folder: Path, params: Params, bar_answer: bool = False, shown: Callable[[int], None] = print
+    folder: Path,
+    params: Params,
+    bar_answer: bool = False,
+    shown: Callable[[int], None] = print,
+    batches: Batches | None = None,
 ) -> "LM":
     """The model as lm-eval takes it, with the project's tokenizer settings.
 
@@ -52,13 +56,14 @@ def language_model(
         params: for the format, the attention, the backend and the batch size.
         bar_answer: whether a completion may not open with the answer (never under vLLM).
         shown: told how many prompts are done.
+        batches: those of an interrupted run; None keeps none (nor does vLLM).
 
     Raises:
         UserError: the backend is vLLM, and it is not installed.
     """
     if params.evaluate.backend == "vllm" and not bar_answer:
         return vllm_model(folder, params)
-    return hf_model(folder, params, bar_answer, shown)
+    return hf_model(folder, params, bar_answer, shown, batches or Batches())
 
 
 def vllm_model(folder: Path, params: Params) -> "LM":
@@ -79,7 +84,14 @@ def vllm_model(folder: Path, params: Params) -> "LM":
     )
 
 
-def hf_model(folder: Path, params: Params, bar_answer: bool, shown: Callable[[int], None]) -> "LM":
+def hf_model(
+    folder: Path,
+    params: Params,
+    bar_answer: bool,
+    shown: Callable[[int], None],
+    batches: Batches,
+) -> "LM":
+    import torch
     from lm_eval.models.huggingface import HFLM
     from transformers import LogitsProcessorList
 
@@ -106,15 +118,20 @@ def hf_model(folder: Path, params: Params, bar_answer: bool, shown: Callable[[in
                 barred = BarredOpening(context.shape[1], opening)
                 options["logits_processor"] = LogitsProcessorList([barred])
 
-            def generate(context: "torch.Tensor", mask: "torch.Tensor") -> "torch.Tensor":
+            def generate(context: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
                 return super(Model, self)._model_generate(
                     context, max_length, stop, attention_mask=mask, **options
                 )
 
-            generated = in_halves(generate, context, attention_mask, tokenizer.pad_token_id)
+            def seeded() -> list[list[int]]:
+                torch.manual_seed(seed_at(params.seed, self.done))
+                pad = tokenizer.pad_token_id
+                return in_halves(generate, context, attention_mask, pad).tolist()
+
+            ids = batches.get(self.done, context.tolist(), seeded)
             self.done += len(context)
             shown(self.done)
-            return generated
+            return torch.tensor(ids, device=context.device)
 
         def tok_decode(self, tokens, skip_special_tokens=True):
             text = super().tok_decode(tokens, skip_special_tokens)

@@ -98,6 +98,7 @@ class Part(Source):
 
 class Task(Source):
     watch: str
+    max_prompt_length: Count | None = None
     answer_only: dict[str, Share] = {}
     decontaminate: list[str] = []
     of: dict[str, Part] = {}
@@ -235,11 +236,11 @@ class Grpo(Training):
     clip_epsilon: Positive
     temperature: Positive
     top_p: Number = Field(1.0, gt=0, le=1)
-    max_prompt_length: Count | None = None
+    dynamic_sampling: Whole = Field(0, ge=0)
     max_completion_length: Count
     curriculum: Curriculum
     rewards: dict[str, Reward] = Field(min_length=1)
-    lora: dict[str, Any] = {}
+    lora: dict[str, Any] | None = {}
 
 
 class Audit(Section):
@@ -333,6 +334,9 @@ class Params(Section):
             batch_holds_whole_groups,
             kl_is_measured,
             grpo_choices,
+            cispo_has_its_bound,
+            only_an_adapter_on_4_bits,
+            one_process_resamples,
             lora_only_where_used,
             one_optimizer,
             rewards_are_known,
@@ -490,6 +494,26 @@ def grpo_choices(p: Params) -> None:
             raise ValueError(f"grpo.trainer.{option} must be {known} (given: {given!r})")
 
 
+def cispo_has_its_bound(p: Params) -> None:
+    """TRL's epsilon_high is CISPO's bound of the weights itself, not its distance from 1."""
+    trainer = p.grpo.trainer
+    if trainer.get("loss_type") == "cispo" and float(trainer.get("epsilon_high") or 0) < 1:
+        raise ValueError(
+            "grpo.trainer.loss_type cispo: trainer.epsilon_high is then the largest importance "
+            "weight, and by default would hold them all down to clip_epsilon: say epsilon_high: 5.0"
+        )
+
+
+def only_an_adapter_on_4_bits(p: Params) -> None:
+    if p.grpo.lora is None and p.grpo.quantize == "nf4":
+        raise ValueError("grpo.lora is null (all weights), but 4-bit weights cannot be trained")
+
+
+def one_process_resamples(p: Params) -> None:
+    if p.grpo.dynamic_sampling and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("grpo.dynamic_sampling: for one process only; say 0 with several")
+
+
 def lora_only_where_used(p: Params) -> None:
     if p.sft.lora and p.sft.method in ("full", "none"):
         raise ValueError(
@@ -642,6 +666,8 @@ def validate(raw: dict, where: str) -> Params:
     checked = {}
     for section, group, owner in PASSED_THROUGH:
         given = getattr(getattr(params, section), group)
+        if given is None:
+            continue
         refuse_said_twice(section, group, given, where)
         refuse_out_of_range(section, group, given, where)
         try:
@@ -684,6 +710,11 @@ def refuse_said_twice(section: str, group: str, given: dict, where: str) -> None
             raise UserError(
                 f"{where}: {section}.trainer.{key} is already decided by {ours}: keep that one"
             )
+    if {"activation_checkpointing", "gradient_checkpointing"} <= given.keys():
+        raise UserError(
+            f"{where}: {section}.trainer.gradient_checkpointing is the old name of "
+            "activation_checkpointing, which stands beside it and alone counts: keep that one"
+        )
 
 
 # Options that TRL and peft look at late or not at all: the least and the most that they may be.

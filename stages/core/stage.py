@@ -124,7 +124,7 @@ def ready(stage: str) -> Params:
     """
     params = parameters.load()
     parameters.require_here(params)
-    tracking.require_installed(params.tracking.also)
+    tracking.require_installed(params.tracking)
     for path in of_stage(stage, params.model_dump()).deps:
         if not path.startswith("stages/") and not Path(path).exists():
             raise UserError(f"{path} is missing: run the stage that makes it (`dvc repro {stage}`)")

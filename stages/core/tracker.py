@@ -112,6 +112,7 @@ class Store:
         from mlflow import MlflowClient
 
         self.uri = uri or f"sqlite:///{root()}/mlflow.db"
+        require_database(self.uri)
         self.client = MlflowClient(self.uri)
         with FileLock(cache_dir("tracking") / "experiment.lock"):  # one of several makes it
             self.experiment = self.experiment_id()
@@ -119,8 +120,8 @@ class Store:
     def experiment_id(self) -> str:
         if found := self.client.get_experiment_by_name(EXPERIMENT):
             return found.experiment_id
-        local = self.uri.startswith("sqlite:")
-        place = (root() / "mlartifacts").as_uri() if local else None
+        server = self.uri.startswith("http")  # it has a place of its own
+        place = None if server else (root() / "mlartifacts").as_uri()
         kind = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on training
         return self.client.create_experiment(EXPERIMENT, artifact_location=place, tags=kind)
 
@@ -159,6 +160,15 @@ class Store:
 
         named = ((name.replace("@", "."), value) for name, value in values.items())
         self.client.log_batch(run, metrics=[Metric(n, v, time, step) for n, v in named])
+
+
+def require_database(uri: str) -> None:
+    """Fails where a database server does not answer; MLflow would try for minutes."""
+    if uri.startswith(("http", "sqlite")):
+        return
+    from sqlalchemy import create_engine
+
+    create_engine(uri).connect().close()
 
 
 def stage_tag(stage: str) -> str:

@@ -23,7 +23,7 @@ import psutil
 
 from stages.core.errors import UserError
 from stages.core.files import cache_dir
-from stages.core.params import Params
+from stages.core.params import Params, Tracking
 
 log = logging.getLogger("stages")
 
@@ -82,12 +82,14 @@ def tracked(stage: str, params: Params) -> Iterator[Spool]:
         await_tracker(tracker, spool.path)
 
 
-def require_installed(trackers: list[str]) -> None:
-    for name in trackers:
+def require_installed(tracking: Tracking) -> None:
+    for name in tracking.also:
         if find_spec(name) is None:
             raise UserError(
                 f"tracking.also: {name} is not installed: `pip install {name}`, or take it out"
             )
+    if (tracking.uri or "").startswith("postgresql") and find_spec("psycopg2") is None:
+        raise UserError("tracking.uri: psycopg2 is not installed: `pip install .[postgres]`")
 
 
 def start_tracker(path: Path) -> subprocess.Popen:

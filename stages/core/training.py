@@ -183,8 +183,20 @@ def train(trainer: "Trainer", run: Run, section: Training) -> None:
     keeper = checkpoints.Keeper(trainer, run, Path(trainer.args.output_dir))
     trainer.add_callback(keeper)
     checkpoint = keeper.restore()
+    train_in_float32(trainer.model)
     with memory_advised(section):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+
+def train_in_float32(model: torch.nn.Module) -> None:
+    """Weights that are trained, whatever dtype the frozen ones have.
+
+    TRL makes the adapter of a 4-bit model bf16, where a step of 1e-6 on a weight of 1e-2 is rounded
+    away.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.float32)
 
 
 @contextmanager

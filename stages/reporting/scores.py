@@ -12,7 +12,7 @@ MODELS = {
     "base": "before any training, the prompt alone",
     "sft": "after supervised training on demonstrations",
     "control": "the SFT model made to show its working",
-    "grpo": "after GRPO, adapter merged",
+    "grpo": "after GRPO",
     "student": "distilled from the GRPO model's verified samples",
 }
 ERRORS = ("reasoning", "extraction", "truncation", "format", "sandbox")

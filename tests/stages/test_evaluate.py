@@ -1,8 +1,6 @@
 """Evaluation of a model that knows two answers, through lm-eval itself."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,28 +10,15 @@ from stages import evaluate, tasks
 from stages.core import harness
 from stages.core import params as parameters
 from stages.core.errors import UserError
-from stages.core.files import read_rows
 from stages.core.grade import Grade
 from stages.core.harness import Completion
 from stages.core.params import Source
 from stages.core.progress import Progress
 from stages.tasks.problem import Problem
-from tests import known
-from tests.conftest import ROOT, merged
+from tests.conftest import merged
 from tests.known import KNOWN, LONG, SHORT
 
 UNKNOWN = "Who wrote this?"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return known.project(tmp_path_factory.mktemp("project"))
-
-
-@pytest.fixture
-def project(folder, monkeypatch) -> Path:
-    monkeypatch.chdir(folder)
-    return folder
 
 
 def params(**evaluate_options):
@@ -54,7 +39,7 @@ def evaluated(**options):
     return made, evaluate.evaluated(Path("models/grpo"), made, loaded, Progress("evaluate", 60))
 
 
-def test_each_task_has_its_measures_and_each_problem_its_row(project):
+def test_each_task_has_its_measures_and_each_problem_its_row(knowing):
     made, result = evaluated()
     sums, words = result.metrics["sums"], result.metrics["words"]
     assert (sums["n"], sums["accuracy"], sums["errors"]) == (2, 1.0, {})
@@ -69,7 +54,7 @@ def test_each_task_has_its_measures_and_each_problem_its_row(project):
     assert set(result.measures["sums"]["accuracy"]) == {"value", "stderr", "low", "high"}
 
 
-def test_lm_evals_own_figures_are_ours(project):
+def test_lm_evals_own_figures_are_ours(knowing):
     loaded = params(samples_per_prompt=3, temperature=1.5)
     made = rows(loaded)
     model = harness.language_model(Path("models/grpo"), loaded, shown=lambda done: None)
@@ -85,20 +70,20 @@ def test_lm_evals_own_figures_are_ours(project):
     assert measures["pass@1"]["value"] <= measures["pass@3"]["value"] <= 1
 
 
-def test_the_same_seed_draws_the_same_samples(project):
+def test_the_same_seed_draws_the_same_samples(knowing):
     options = {"samples_per_prompt": 2, "temperature": 2.0}
     first, second = evaluated(**options)[1], evaluated(**options)[1]
     assert first.samples == second.samples
     assert len({s["completion"] for sample in first.samples for s in sample["samples"]}) > 2
 
 
-def test_a_completion_cut_off_at_its_limit_is_told_apart(project):
+def test_a_completion_cut_off_at_its_limit_is_told_apart(knowing):
     _, result = evaluated(max_completion_length=4)
     assert all(s["truncated"] and s["error"] == "truncation" for s in result.samples[:2])
     assert {s["tokens"] for s in result.samples[:2]} == {4}
 
 
-def test_prompts_that_were_cut_are_counted(project):
+def test_prompts_that_were_cut_are_counted(knowing):
     loaded = params()
     model = harness.language_model(Path("models/grpo"), loaded, shown=lambda done: None)
     long = "x" * 3 * model.max_length
@@ -106,7 +91,7 @@ def test_prompts_that_were_cut_are_counted(project):
     assert evaluated()[1].metrics["prompts_cut"] == 0
 
 
-def test_the_control_may_not_open_with_the_answer(project):
+def test_the_control_may_not_open_with_the_answer(knowing):
     loaded = params(max_completion_length=3)
     made = rows(loaded)
     opened = []
@@ -117,7 +102,7 @@ def test_the_control_may_not_open_with_the_answer(project):
     assert (True, True) not in opened
 
 
-def test_few_shot_prompts_show_worked_demonstrations(project):
+def test_few_shot_prompts_show_worked_demonstrations(knowing):
     loaded = params(few_shot=1)
     shot = {**rows(loaded)[0], "question": "How many is 3+3?",
             "completion": [{"role": "assistant", "content": "<think>w</think>six"}]}  # fmt: skip
@@ -147,7 +132,7 @@ metric_list: [{metric: exact_match}]
 """
 
 
-def test_further_tasks_of_lm_eval_run_as_they_are(project):
+def test_further_tasks_of_lm_eval_run_as_they_are(knowing):
     Path("sums.jsonl").write_text(json.dumps({"question": SHORT, "answer": "2"}))
     Path("own_sums.yaml").write_text(TASK % Path("sums.jsonl").resolve())
     _, result = evaluated(tasks=["./own_sums.yaml"])
@@ -157,14 +142,14 @@ def test_further_tasks_of_lm_eval_run_as_they_are(project):
         evaluated(tasks=["./other.yaml"])
 
 
-def test_an_unknown_task_of_lm_eval_is_named(project):
+def test_an_unknown_task_of_lm_eval_is_named(knowing):
     Path("own_sums.yaml").write_text(TASK % "missing.jsonl")
     Path("no_such.yaml").write_text("include: []\n")
     with pytest.raises(UserError, match="lm-eval has no task no_such"):
         evaluated(tasks=["./no_such.yaml"])
 
 
-def test_vllm_must_be_installed(project):
+def test_vllm_must_be_installed(knowing):
     with pytest.raises(UserError, match="vllm is not installed"):
         evaluated(backend="vllm")
 
@@ -200,39 +185,3 @@ def test_kinds_of_error(verdict, loose, completion, kind):
 def test_equal_answers_vote_together(answers, value):
     samples = [{"answer": a, "correct": a in ("5", "5.0", "$5")} for a in answers]
     assert evaluate.majority(samples) == pytest.approx(value)
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "stages.evaluate", *arguments],
-                          env={"PATH": "", "PYTHONPATH": str(ROOT), "HOME": str(Path.cwd()),
-                               "HF_HUB_OFFLINE": "1"},
-                          capture_output=True, text=True)  # fmt: skip
-
-
-def test_on_its_own_with_any_model_and_raw_rows(project):
-    lines = [json.dumps({"problem": q, "ground_truth": g[1]}) for q, g in KNOWN.items()]
-    Path("raw.jsonl").write_text("\n".join(lines))
-    done = run("--model", "models/grpo", "--data", "raw.jsonl", "--output-dir", "out")
-    assert done.returncode == 0, done.stderr
-    assert "rows: 2 problems" in done.stdout and "accuracy                1.000" in done.stdout
-    assert json.loads(Path("out/metrics.json").read_text())["rows"]["accuracy"] == 1.0
-    samples = list(read_rows(Path("out/samples.jsonl")))
-    assert [s["question"] for s in samples] == list(KNOWN)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["--model", "nowhere/x", "--data", "raw.jsonl"], "cannot be loaded"),
-        (["--model", "./nowhere", "--data", "raw.jsonl"], "nowhere is missing"),
-        (["--model", "models/grpo", "--data", "no.jsonl"], "no.jsonl is missing"),
-        (["--model", "models/grpo", "--data", "raw.jsonl", "--task", "gsm9k"], "--task gsm9k"),
-        (["--model", "models/grpo", "--data", "raw.jsonl", "--task", "math"],
-         "raw.jsonl, row 1: no text in 'solution'"),
-    ],
-)  # fmt: skip
-def test_mistakes_end_in_one_line(project, arguments, says):
-    Path("raw.jsonl").write_text(json.dumps({"problem": SHORT, "answer": "2"}))
-    done = run(*arguments, "--output-dir", "nothing")
-    assert done.returncode == 1 and says in done.stderr and "Traceback" not in done.stderr
-    assert not Path("nothing").exists()

@@ -98,6 +98,17 @@ def test_generations_by_hand(here, raw, trainer, generations, sampled):
     assert settings["completions_a_step"] == 512 and settings["prompts_a_step"] == 64
 
 
+def test_grpo_of_all_weights_and_with_further_rounds_by_hand(here, raw):
+    count = planned(raw)["model"]["parameters"]
+    changes = {"lora": None, "kl_coef": 0.1, "dynamic_sampling": 3}
+    grpo = planned(raw, {"grpo": changes})["stages"]["grpo"]
+    assert grpo["settings"]["completions_at_most"] == 4 * grpo["settings"]["completions"]
+    assert grpo["memory"]["weights"] == grpo["memory"]["reference"] == 4 * count
+    assert grpo["memory"]["optimizer"] == 8 * count
+    del changes["kl_coef"]
+    assert "reference" not in planned(raw, {"grpo": changes})["stages"]["grpo"]["memory"]
+
+
 def test_sft_left_out_takes_nothing(here, raw):
     found = planned(raw, {"sft": {"method": "none"}})["stages"]["sft"]
     assert found["settings"] == {"method": "none", "optimiser_steps": 0}

@@ -6,7 +6,7 @@ import pytest
 from stages import prepare
 from stages.core import params
 from stages.core.errors import UserError
-from stages.core.files import read_rows
+from stages.core.files import read_rows, write_rows
 from stages.core.overlap import Index
 from stages.tasks.problem import Problem
 from tests.conftest import merged
@@ -133,3 +133,33 @@ def test_more_than_there_is_cannot_be_had(here, tiny):
     with pytest.raises(UserError, match="ask for 96 problems, 16 are there"):
         prepare.body(params.validate(merged(tiny, changed), "params.yaml"), run=None)
     assert not Path("data/sft.jsonl").exists()
+
+
+def test_prompts_over_the_limit_are_left_out_of_training_and_counted(here, tiny):
+    from stages import base
+    from stages.core import models
+
+    base.body(params.validate(tiny, "params.yaml"), run=None)
+    tokenizer = models.load_tokenizer("models/base")
+    for split, count in (("train", 60), ("test", 20)):
+        write_rows(here / f"own/{split}.jsonl", (
+            {"question": f"{split}: " + "and " * i + "what?", "answer": "1"} for i in range(count)
+        ))  # fmt: skip
+
+    def report(limit: int | None) -> dict:
+        tiny["task"] = {"name": "rows", "source": "own", "watch": "own", "demonstrations": 10,
+                        "max_prompt_length": limit}  # fmt: skip
+        return prepare.body(params.validate(tiny, "params.yaml"), run=None)
+
+    def length(row: dict) -> int:
+        ids = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True)
+        return len(ids["input_ids"])
+
+    assert "rows train" not in report(None)["dropped"]
+    lengths = sorted(map(length, rows("sft") + rows("grpo")))
+    limit = lengths[29]
+    assert report(limit)["dropped"] == {"rows train": {"prompt too long": 30}}
+    assert max(map(length, rows("sft") + rows("grpo"))) == limit
+    assert len(rows("test")) == 20
+    with pytest.raises(UserError, match=rf"length 3: the shortest prompt .* has {lengths[0]} tok"):
+        report(3)

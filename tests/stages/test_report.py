@@ -213,7 +213,7 @@ def test_an_evaluation_without_the_newer_scores(project, params):
         assert absent not in text
     lines = Path("reports/table.txt").read_text().splitlines()
     assert lines[0] == "model    parameters  accuracy  95 % interval   format  what it is"
-    assert lines[4] == "grpo     1,000       0.900     [0.800, 1.000]  1.000   after GRPO, adapter merged"  # fmt: skip # noqa: E501
+    assert lines[4] == "grpo     1,000       0.900     [0.800, 1.000]  1.000   after GRPO"  # fmt: skip # noqa: E501
 
 
 def test_without_curves_there_are_still_all_files(project, params):

@@ -24,20 +24,8 @@ from stages.answers.equality import equal
 from stages.core import models
 from stages.core import params as parameters
 from stages.core.errors import UserError
-from tests import known
 from tests.conftest import ROOT, merged
 from tests.known import KNOWN, LONG, SHORT
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return known.project(tmp_path_factory.mktemp("project"))
-
-
-@pytest.fixture
-def project(folder, monkeypatch) -> Path:
-    monkeypatch.chdir(folder)
-    return folder
 
 
 def command(*arguments: str) -> dict:
@@ -72,16 +60,16 @@ def without_cache(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if ".cache" not in p.parts)
 
 
-def test_a_question_is_answered_as_it_is_written_then_its_answer(project):
-    files = without_cache(project)
+def test_a_question_is_answered_as_it_is_written_then_its_answer(knowing):
+    files = without_cache(knowing)
     done = run(LONG)
     completion, answer = KNOWN[LONG]
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"{completion}\nanswer: {answer}\n"
-    assert without_cache(project) == files  # no log, no run
+    assert without_cache(knowing) == files  # no log, no run
 
 
-def test_a_pipe_of_rows_becomes_a_pipe_of_json_and_nothing_else(project):
+def test_a_pipe_of_rows_becomes_a_pipe_of_json_and_nothing_else(knowing):
     rows = [
         {"problem": LONG, "answer": 8},
         {"question": SHORT, "answer": "one and one\n#### 3"},
@@ -107,7 +95,7 @@ def test_a_pipe_of_rows_becomes_a_pipe_of_json_and_nothing_else(project):
     }
 
 
-def test_ctrl_c_is_quiet(project):
+def test_ctrl_c_is_quiet(knowing):
     rows = "\n".join([SHORT] * 3000)
     process = subprocess.Popen(
         **command("--file", "-", "--json"),
@@ -135,7 +123,7 @@ def test_ctrl_c_is_quiet(project):
         (["--file", "nowhere.txt"], "nowhere.txt cannot be read (No such file or directory)"),
     ],
 )
-def test_mistakes_are_one_line(project, arguments, says):
+def test_mistakes_are_one_line(knowing, arguments, says):
     done = run(*arguments)
     assert done.returncode == 1 and done.stdout == ""
     [line] = done.stderr.splitlines()
@@ -160,7 +148,7 @@ def test_mistakes_are_one_line(project, arguments, says):
         (["--file", "."], "cannot be read"),
     ],
 )
-def test_what_cannot_be_done_is_said(project, arguments, says):
+def test_what_cannot_be_done_is_said(knowing, arguments, says):
     with pytest.raises(UserError, match=says):
         called(*arguments)
 
@@ -196,7 +184,7 @@ def test_texts_and_rows_are_told_apart(tmp_path):
     ]
 
 
-def test_batches_and_padding_change_no_greedy_answer(project, tmp_path):
+def test_batches_and_padding_change_no_greedy_answer(knowing, tmp_path):
     rows = [{"question": q, "answer": KNOWN[q][1]} for q in (SHORT, LONG, SHORT, SHORT, LONG)]
     file = jsonl(tmp_path / "rows.jsonl", *rows)  # batches of 3, then of 2; two lengths
     assert [o["completion"] for o in objects("--file", file)] == [
@@ -207,7 +195,7 @@ def test_batches_and_padding_change_no_greedy_answer(project, tmp_path):
     assert told.startswith(f"Problem: {SHORT}\n{KNOWN[SHORT][0]}\nanswer: 2 (correct)\n\nProblem: ")
 
 
-def test_samples_vote_and_a_seed_repeats_them(project, tmp_path):
+def test_samples_vote_and_a_seed_repeats_them(knowing, tmp_path):
     file = jsonl(tmp_path / "rows.jsonl", {"question": LONG, "answer": "8"})
     options = ("--file", file, "--temperature", "2.5", "--samples", "7")
     [voted] = objects(*options, "--majority")
@@ -225,7 +213,7 @@ def test_samples_vote_and_a_seed_repeats_them(project, tmp_path):
     assert other["completions"] != plain["completions"]
 
 
-def test_each_problem_gets_its_own_samples(project, tmp_path):
+def test_each_problem_gets_its_own_samples(knowing, tmp_path):
     rows = [{"question": q, "answer": KNOWN[q][1]} for q in (SHORT, LONG)]
     file = jsonl(tmp_path / "rows.jsonl", *rows)  # near temperature 0 all samples are the same
     for row, solved in zip(
@@ -235,7 +223,7 @@ def test_each_problem_gets_its_own_samples(project, tmp_path):
         assert solved["correct"] == [True] * 4
 
 
-def test_a_cut_off_completion_is_named(project):
+def test_a_cut_off_completion_is_named(knowing):
     [cut] = objects(SHORT, "--max-tokens", "3")
     assert cut["cut_off"] and cut["answer"] is None
     assert KNOWN[SHORT][0].startswith(cut["completion"]) and cut["completion"]
@@ -262,7 +250,7 @@ def test_a_vote_and_samples_as_people_read_them():
     )
 
 
-def test_what_streams_is_the_whole_completion(project, capsys):
+def test_what_streams_is_the_whole_completion(knowing, capsys):
     """Whatever the tokens: characters of several bytes, halves of them, control characters."""
     tokenizer = models.load_tokenizer(Path("models/grpo"))
     sequences = [tokenizer("½ of 3€ is 1.5 👍🏽 ok\n <think>2")["input_ids"]]
@@ -289,7 +277,7 @@ def test_a_space_that_a_token_alone_would_lose_is_shown(capsys):
     assert capsys.readouterr().out == "five coinss\n"
 
 
-def test_each_token_is_shown_when_it_comes(project, capsys):
+def test_each_token_is_shown_when_it_comes(knowing, capsys):
     tokenizer = models.load_tokenizer(Path("models/grpo"))
     streamer = solve.to_terminal(tokenizer)
     streamer.put(torch.tensor([[1]]))
@@ -300,7 +288,7 @@ def test_each_token_is_shown_when_it_comes(project, capsys):
     assert shown == ["<think>", "5", "+", "3", "=", "8"]
 
 
-def test_the_prompt_is_that_of_the_prepared_rows(project, raw):
+def test_the_prompt_is_that_of_the_prepared_rows(knowing, raw):
     with_system = merged(raw, {"format": {"system": "Answer in {answer_open}."}})
     params = parameters.validate(with_system, "params.yaml")
     tokenizer = models.load_tokenizer(Path("models/grpo"))

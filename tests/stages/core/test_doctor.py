@@ -277,6 +277,11 @@ def test_memory_advice_keeps_the_effective_batch():
     assert one.startswith("1. sft.max_length 128 -> 64; 2. sft.method full -> lora; 3. ")
 
 
+def test_where_all_weights_are_trained_an_adapter_is_advised_and_4_bits_are_not():
+    advice = doctor.memory_advice(PARAMS.grpo.model_copy(update={"lora": None}))
+    assert "grpo.lora (an adapter) in place of null" in advice and "nf4" not in advice
+
+
 def test_memory_advice_while_sampling_samples_fewer_at_once():
     section = grpo(batch_size=8, gradient_accumulation_steps=4, group_size=8)
     assert "1. grpo.trainer.steps_per_generation 4 -> 2 (16 completions" in doctor.memory_advice(

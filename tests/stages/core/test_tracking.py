@@ -15,36 +15,23 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from stages.core import params as parameters
 from stages.core import tracker, tracking
 from stages.core.tracking import flat, numbers
-from tests.conftest import ROOT
-
-
-@pytest.fixture
-def params(here, raw, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.delenv("DVC_STAGE", raising=False)
-
-    def to(uri: str | None) -> parameters.Params:
-        raw["tracking"]["uri"] = uri
-        return parameters.validate(raw, "params.yaml")
-
-    return to
 
 
 def runs(uri: str) -> dict:
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name("grpo-pipeline")
-    return {r.info.run_name: r for r in client.search_runs([experiment.experiment_id])}
+    found = client.search_runs([experiment.experiment_id]) if experiment else []
+    return {run.info.run_name: run for run in found}
 
 
 @contextmanager
-def server(port: int, folder: Path) -> Iterator[str]:
-    """A real MLflow server on its own store."""
+def server(port: int, folder: Path, store: str | None = None) -> Iterator[str]:
+    """A real MLflow server on its own store, or on the one named."""
     uri = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1",
-               "--backend-store-uri", f"sqlite:///{folder}/server.db",
+               "--backend-store-uri", store or f"sqlite:///{folder}/server.db",
                "--artifacts-destination", str(folder / "artifacts")]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                start_new_session=True)  # fmt: skip
