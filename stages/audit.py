@@ -32,6 +32,8 @@ def body(params: Params, run: Run) -> dict:
     fmt = params.format.tags
     functions, weights = rewards.load(params.grpo.rewards, fmt)
     rows = list(read_rows(ROWS))
+    if not rows:
+        raise UserError(f"{ROWS} has no rows: raise task.pool")
     began = time.monotonic()
     verdicts = {}
     for probe, make in PROBES.items():

@@ -13,7 +13,7 @@ from stages import tasks
 from stages.core import stage
 from stages.core.errors import UserError
 from stages.core.files import replacing, sha256
-from stages.core.models import MANIFEST, check_folder, from_scratch, parameters, save_model
+from stages.core.models import MANIFEST, check_loadable, from_scratch, parameters, save_model
 from stages.core.params import Base, Params, is_local
 from stages.core.stage import Run
 
@@ -79,7 +79,7 @@ def describe(base: Base) -> dict:
 
 def files_of_folder(base: Base) -> tuple[dict[str, str], None]:
     folder = Path(base.source).expanduser()
-    check_folder(folder)
+    check_loadable(folder)
     return {p.name: sha256(p) for p in sorted(folder.iterdir()) if p.is_file()}, None
 
 

@@ -31,6 +31,8 @@ def body(params: Params, run: Run) -> dict:
     from stages.core import models, training
 
     distill = params.distill
+    if distill.student.source != "scratch":  # before the teacher samples for hours
+        models.load_tokenizer(distill.student.source, distill.student.revision)
     rows = [*read_rows(DEMONSTRATIONS), *read_rows(POOL)]
     chosen = random.Random(params.seed).sample(rows, min(distill.num_samples, len(rows)))
     teacher_tokenizer = models.load_tokenizer(TEACHER)

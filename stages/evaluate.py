@@ -47,7 +47,7 @@ def body(model: str, params: Params, run: Run) -> dict:
     run.dataset(data, params.evaluate.split)
     rows = list(read_rows(data))[: params.evaluate.num_samples]
     if not rows:
-        raise UserError(f"{data} has no rows: look at `task` in params.yaml")
+        raise UserError(f"{data} has no rows: raise task.{params.evaluate.split} in params.yaml")
     from stages.core import checkpoints
 
     folder = Path("models", FOLDERS[model])
@@ -72,6 +72,10 @@ def evaluated(
     """A model's answers to prepared rows, judged; `batches` as `harness.language_model` has it."""
     from stages.core import models
 
+    # what is wrong with these shows before the model has answered
+    rewards.load(params.evaluate.rewards, params.format.tags, "evaluate")
+    if params.evaluate.tasks:
+        harness.official_tasks(params)
     total = len(rows) * (1 + params.evaluate.samples_per_prompt)
     model = harness.language_model(
         folder, params, bar_answer, partial(progress.update, total=total), batches
@@ -221,6 +225,8 @@ def main() -> None:
     if len(sys.argv) == 2 and sys.argv[1] in FOLDERS:
         model = sys.argv[1]
         stage.main(f"evaluate@{model}", lambda params, run: body(model, params, run))
+    elif len(sys.argv) == 2 and not sys.argv[1].startswith("-"):
+        sys.exit(f"evaluate: there is no model {sys.argv[1]}: say {', '.join(FOLDERS)}, or --help")
     else:  # no import: what the stage makes does not hang on that file
         runpy.run_module("stages.standalone", run_name="__main__")
 

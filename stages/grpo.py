@@ -66,6 +66,8 @@ def body(params: Params, run: Run) -> dict:
         training.frozen_dtype("fp32" if grpo.lora is None else grpo.precision),
         grpo.quantize == "nf4",
     )
+    if grpo.lora is not None:
+        lora.require_modules(model, grpo.lora, "grpo.lora")
     trainer = recording_trainer()(
         fmt=params.format.tags,
         rounds=grpo.dynamic_sampling,

@@ -30,7 +30,7 @@ import psutil
 import yaml
 from pydantic import ValidationError
 
-from stages.core import last_run, memory
+from stages.core import graph, last_run, memory
 from stages.core import params as parameters
 from stages.core.errors import UserError
 from stages.core.files import read_rows
@@ -76,7 +76,9 @@ def main() -> None:
     made.add_argument("--json", action="store_true", help="a JSON object, nothing else")
     options = made.parse_args()
     try:
-        found = plan(parameters.load())
+        params = parameters.load()
+        parameters.require_here(params)
+        found = plan(params)
     except UserError as error:
         sys.exit(f"plan: {error}")
     whole = json.dumps(found, indent=2, ensure_ascii=False) if options.json else text(found)
@@ -302,10 +304,7 @@ def evaluate_settings(given: Setting) -> dict[str, Any]:
 
 def evaluated() -> dict[str, str]:
     """What is evaluated -> its model folder, as dvc.yaml lists it."""
-    if not Path("dvc.yaml").exists():
-        raise UserError("there is no dvc.yaml here: run from the project's root")
-    declared = yaml.safe_load(Path("dvc.yaml").read_text())["stages"].get("evaluate", {})
-    return declared.get("foreach", {})
+    return graph.declared().get("evaluate", {}).get("foreach", {})
 
 
 # --- their memory ---------------------------------------------------------------------------------

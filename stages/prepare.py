@@ -52,7 +52,8 @@ def body(params: Params, run: Run) -> dict:
         train = decontaminated(loaded[name][0], name, part, index, found)
         train, dropped[f"{name} train"] = clean(train, part, params, seen)
         train, dropped[f"{name} train"]["prompt too long"] = fitting(train, name, params)
-        sides[name] = sides[name]._replace(**split(train, part, params.seed))
+        lost = {**dropped[f"{name} train"], "asked by an evaluation": taken_out(found, name)}
+        sides[name] = sides[name]._replace(**split(train, part, params.seed, lost))
     require_some(sides, params)
 
     write(SFT, demonstrations(sides, params), params.seed)
@@ -141,6 +142,10 @@ def unsolved(problem: Problem) -> bool:
     return bool(problem.tests) and not problem.gold
 
 
+def taken_out(found: list[dict], task: str) -> int:
+    return sum(row["task"] == task for row in found)
+
+
 def fitting(problems: list[Problem], task: str, params: Params) -> tuple[list[Problem], int]:
     """Problems whose prompt has at most `task.max_prompt_length` tokens; how many have more.
 
@@ -175,17 +180,31 @@ def prompt_lengths(problems: list[Problem], task: str, params: Params) -> Iterat
         yield from map(len, tokenizer(texts, add_special_tokens=False)["input_ids"])
 
 
-def split(train: list[Problem], task: Source, seed: int) -> dict[str, list[Problem]]:
+def split(
+    train: list[Problem], task: Source, seed: int, lost: dict[str, int]
+) -> dict[str, list[Problem]]:
     """Disjoint demonstrations, dev problems and pool, shuffled by the seed.
+
+    Args:
+        train: problems that may be trained on.
+        task: how many of them serve for what.
+        seed: of the shuffling.
+        lost: why others were left out -> how many; for the message.
 
     Raises:
         UserError: more are asked for than there are.
     """
     if task.training > len(train):
+        why = ", ".join(f"{count} {reason}" for reason, count in lost.items() if count)
         raise UserError(
             f"task.demonstrations + task.dev + task.pool ask for {task.training} problems, "
-            f"{len(train)} are there ({task.name}): lower them, or set task.pool to null for all "
-            "that are left"
+            f"{len(train)} are there ({task.name}{'; left out: ' + why if why else ''}): lower "
+            "them, give more rows, or set task.pool to null for all that are left"
+        )
+    if (golds := sum(bool(p.gold) for p in train)) < (task.demonstrations or 0):
+        raise UserError(
+            f"task.demonstrations asks for {task.demonstrations} problems, {golds} have a solution "
+            f"to show ({task.name}): lower it, or give more solutions"
         )
     shuffled = random.Random(f"split {seed}").sample(train, len(train))
     # what is to be demonstrated needs a gold
@@ -201,7 +220,10 @@ def require_some(sides: dict[str, Sides], params: Params) -> None:
         part = params.task.parts[name]
         for what in ("demonstrations", "pool", "test"):
             if not getattr(side, what) and getattr(part, what) != 0:
-                raise UserError(f"task: no {what} left of {part.source or name}")
+                raise UserError(
+                    f"task.{what}: no problem is left of {part.source or name}: lower the other "
+                    "counts, or give more rows"
+                )
 
 
 def rows(

@@ -73,7 +73,12 @@ def metrics(name: str) -> dict:
     path = Path("metrics", f"{name}.json")
     if not path.exists():
         raise UserError(f"{path} is missing: run the stage that makes it (`dvc repro`)")
-    return json.loads(path.read_text())
+    try:
+        return json.loads(path.read_text())
+    except ValueError:
+        raise UserError(
+            f"{path} is damaged: make it again (`dvc repro --force {name.replace('/', '@')}`)"
+        ) from None
 
 
 def evaluated(model: str) -> dict:

@@ -59,6 +59,7 @@ def with_adapter(
     attn = params.base.attn_implementation
     dtype = training.frozen_dtype(params.sft.precision)
     model = models.load_model(BASE, attn, dtype, quantize)
+    lora.require_modules(model, params.sft.lora, "sft.lora")
     config = lora.config(params.sft.lora)
     trained = training.supervised(model, tokenizer, rows, params.sft, run, params.seed, config)
     with TemporaryDirectory() as adapter:

@@ -187,19 +187,21 @@ def read(source: str) -> str:
         raw = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise UserError(f"{name} is no UTF-8 text") from None
+        raise UserError(f"{name} is no UTF-8 text: save it as UTF-8") from None
     except OSError as error:
-        raise UserError(f"{name} cannot be read ({error.strerror}); - is stdin") from None
+        raise UserError(
+            f"{name} cannot be read ({error.strerror}): name another file, or - for stdin"
+        ) from None
 
 
 def from_json(line: str, where: str) -> Asked:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not JSON ({error.msg})") from None
+        raise UserError(f"{where}: not JSON ({error.msg}): mend it, or take it out") from None
     question = row.get("question", row.get("problem")) if isinstance(row, dict) else None
     if not isinstance(question, str):
-        raise UserError(f'{where}: a row is an object with a "question" or a "problem"')
+        raise UserError(f'{where}: a row is an object with a "question" or a "problem": add it')
     gold = row.get("gold", row.get("answer"))
     if isinstance(gold, bool) or not isinstance(gold, str | int | float | None):
         raise UserError(f'{where}: "answer" is a text or a number')
@@ -228,7 +230,7 @@ def folder(model: str) -> Path:
         return Path("models", model)
     if not Path(model).expanduser().is_dir():
         names = f"{', '.join(NAMES[:-1])} or {NAMES[-1]}"
-        raise UserError(f"--model {model}: neither {names}, nor the folder of a model")
+        raise UserError(f"--model {model}: neither {names}, nor the folder of a model: name one")
     return Path(model)
 
 

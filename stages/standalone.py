@@ -28,8 +28,9 @@ LOG_EVERY = 10  # seconds between two progress lines
 def main() -> None:
     stage.set_environment()
     asked = arguments()
-    stage.set_up_log("evaluate")
     try:
+        stage.set_up_log("evaluate")
+        check(asked)
         report(asked)
     except UserError as error:
         sys.exit(f"evaluate: {error}")
@@ -55,6 +56,18 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--output-dir", required=True, type=Path)
     parser.add_argument("--params", type=Path, default=parameters.PARAMS, metavar="FILE")
     return parser.parse_args()
+
+
+def check(asked: argparse.Namespace) -> None:
+    """Raises UserError for a number out of range, or a place where nothing can be written."""
+    for option, least in (("num_samples", 1), ("samples_per_prompt", 0),
+                          ("max_completion_length", 1)):  # fmt: skip
+        given = getattr(asked, option)
+        if given is not None and given < least:
+            name = option.replace("_", "-")
+            raise UserError(f"--{name} must be {least} or more (given: {given})")
+    if asked.output_dir.exists() and not asked.output_dir.is_dir():
+        raise UserError(f"--output-dir {asked.output_dir} is a file: name a folder")
 
 
 def report(asked: argparse.Namespace) -> None:
@@ -106,7 +119,7 @@ def rows_of(asked: argparse.Namespace, params: Params) -> list[dict]:
         UserError: no such task, or a row that will not do; names it.
     """
     if asked.task not in (*tasks.READERS, "rows"):
-        raise UserError(f"--task {asked.task}: there are rows, {', '.join(tasks.READERS)}")
+        raise UserError(f"--task {asked.task} must be rows, {', '.join(tasks.READERS)}")
     task = Source(name=asked.task)
     found = []
     for number, raw in enumerate(read_rows(asked.data), 1):
@@ -118,7 +131,7 @@ def rows_of(asked: argparse.Namespace, params: Params) -> list[dict]:
             problem = tasks.read(raw, f"{asked.data}, row {number}", task)
             found.append(tasks.row(problem, asked.task, task, params.format))
     if not found:
-        raise UserError(f"{asked.data} has no rows")
+        raise UserError(f"{asked.data} has no rows: name another file, or fill it")
     return found
 
 

@@ -114,7 +114,7 @@ def pipeline() -> Iterator["Repo"]:
     """
     if not Path("dvc.yaml").exists():
         raise UserError("there is no dvc.yaml here: run from the project's root")
-    from dvc.exceptions import DvcException
+    from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.lock import LockError
     from dvc.repo import Repo
 
@@ -123,6 +123,8 @@ def pipeline() -> Iterator["Repo"]:
             yield repo
     except LockError:
         raise UserError("another DVC command is saving its results: try again") from None
+    except NotDvcRepoError:
+        raise UserError("this is no DVC repository: run from the project's root") from None
     except DvcException as error:
         raise UserError(" ".join(str(error).split())) from None
 

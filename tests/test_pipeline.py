@@ -201,7 +201,7 @@ def test_mistakes_end_in_one_line_and_leave_nothing(done):
     folder = project.folder
     for changes, says in (
         ({"grpo": {"kl_coeff": 1}}, "grpo: params.yaml: grpo.kl_coeff is not a key here"),
-        ({"distill": {"min_samples": 10_000, "if_fewer": "fail"}}, "distill.min_samples asks for"),
+        ({"distill": {"min_samples": 10_000, "if_fewer": "fail"}}, "min_samples 10000 is more"),
     ):
         import yaml
 

@@ -20,7 +20,7 @@ import yaml
 from transformers import TrainerCallback
 
 from stages.core.files import cache_dir, read_rows, remove, sha256, write_json
-from stages.core.graph import digest, expanded, md5, value_at
+from stages.core.graph import digest, md5, of_stage, value_at
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -45,7 +45,7 @@ def folder(stage: str) -> Path:
 def key(stage: str) -> str:
     """A hash of all that a stage's outcome hangs on, as dvc.yaml says it."""
     values = yaml.safe_load(Path("params.yaml").read_text())
-    node = expanded(yaml.safe_load(Path("dvc.yaml").read_text())["stages"], values)[stage]
+    node = of_stage(stage, values)
     return digest({
         "command": node.command,
         "params": {name: value_at(values, name) for name in node.keys},

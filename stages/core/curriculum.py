@@ -22,6 +22,11 @@ def pass_rates(rollouts: Iterable[dict]) -> dict[str, float]:
     """Question -> share of its rollouts that are right."""
     verdicts: dict[str, list[bool]] = defaultdict(list)
     for rollout in rollouts:
+        if not {"question", "correct"} <= rollout.keys():
+            raise UserError(
+                "grpo.curriculum.rollouts: a row has no question and correct: name a copy of a "
+                "rollouts/grpo.jsonl that the stage grpo wrote"
+            )
         verdicts[rollout["question"]].append(bool(rollout["correct"]))
     return {question: sum(right) / len(right) for question, right in verdicts.items()}
 
@@ -82,7 +87,9 @@ def stage_ends(n: int, stages: int | list[int]) -> list[int]:
     if isinstance(stages, int):
         return [round(n * (i + 1) / stages) for i in range(stages)]
     if stages[-1] >= n:
-        raise UserError(f"grpo.curriculum.stages: the last begins at {stages[-1]}, of {n} problems")
+        raise UserError(
+            f"grpo.curriculum.stages: the last begins at {stages[-1]}, of {n} problems: lower it"
+        )
     return [*stages, n]
 
 

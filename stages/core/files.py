@@ -1,6 +1,7 @@
 """Where things lie, and writing them so that nothing is ever half-written."""
 
 import csv
+import errno
 import hashlib
 import json
 import os
@@ -12,6 +13,8 @@ from typing import Any
 
 from stages.core.errors import UserError
 
+ONLY_JSONL = "CSV, Parquet and compressed files must be made JSONL first (a JSON object a line)"
+
 
 def root() -> Path:
     """The checkout. In `dvc exp run --temp` the working folder is a copy, DVC_ROOT the original."""
@@ -21,21 +24,43 @@ def root() -> Path:
 def cache_dir(name: str) -> Path:
     """A folder for what may be deleted at any time, made on demand."""
     path = root() / ".cache" / name
-    path.mkdir(parents=True, exist_ok=True)
+    with writable(path):
+        path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+# what a user can mend: no room, no right, a file where a folder should be
+MENDED = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST,
+          errno.ENOTDIR)  # fmt: skip
+
+
+@contextmanager
+def writable(path: Path) -> Iterator[None]:
+    """Raises UserError where the machine does not let something be written at `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in MENDED:
+            raise
+        shown = os.path.relpath(path)
+        raise UserError(
+            f"{shown} cannot be written ({os.strerror(error.errno)}): make room, give the right to "
+            "write there, or move what is in its way"
+        ) from error
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A fresh path beside `path` to write to, moved into its place if the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
-        yield beside
-        remove(path) if path.is_dir() else None
-        beside.replace(path)
-    finally:
-        remove(beside)
+    with writable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield beside
+            remove(path) if path.is_dir() else None
+            beside.replace(path)
+        finally:
+            remove(beside)
 
 
 def remove(path: Path) -> None:
@@ -79,38 +104,67 @@ def read_rows(path: Path) -> Iterator[dict]:
         UserError: no such file, or a line that is no JSON object; the message names the line.
     """
     try:
-        file = path.open()
-    except (FileNotFoundError, IsADirectoryError):
+        file = path.open("rb")
+    except FileNotFoundError:
         raise UserError(
             f"{path} is missing: name another, or run the stage that makes it"
         ) from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): name another file") from None
     with file:
         if path.suffix == ".json":
-            yield from listed(file.read(), path)
+            yield from listed(decoded(file.read(), str(path)), path)
             return
         for number, line in enumerate(file, 1):
-            if line.strip():
-                yield an_object(parsed(line, f"{path}, line {number}"), f"{path}, line {number}")
+            place = f"{path}, line {number}"
+            if line := decoded(line, place).strip():
+                yield an_object(parsed(line, place), place)
+
+
+def decoded(raw: bytes, place: str) -> str:
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{place}: no UTF-8 text: save it as UTF-8; {ONLY_JSONL}") from None
 
 
 def listed(text: str, path: Path) -> Iterator[dict]:
     rows = parsed(text, str(path))
     if not isinstance(rows, list):
-        raise UserError(f"{path}: a JSON list of objects was expected")
+        raise UserError(
+            f"{path}: a JSON list of objects was expected: put it in brackets, or name it .jsonl "
+            "with an object a line"
+        )
     for number, row in enumerate(rows, 1):
         yield an_object(row, f"{path}, item {number}")
 
 
 def parsed(text: str, place: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=once)
     except json.JSONDecodeError as error:
-        raise UserError(f"{place}: not JSON ({error.msg})") from None
+        known = "" if text.lstrip()[:1] in ("{", "[") else f"; {ONLY_JSONL}"
+        raise UserError(
+            f"{place}: not JSON ({error.msg}): mend it, or take it out{known}"
+        ) from None
+    except KeyError as error:
+        raise UserError(f"{place}: {error} stands there twice: take one out") from None
+    except RecursionError:
+        raise UserError(f"{place}: nested too deeply: mend it, or take it out") from None
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict:
+    """An object of JSON; Python would keep the last of two values without a word."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise KeyError(next(name for name in names if names.count(name) > 1))
+    return made
 
 
 def an_object(row: Any, place: str) -> dict:
     if not isinstance(row, dict):
-        raise UserError(f"{place}: a JSON object was expected")
+        raise UserError(f"{place}: a JSON object was expected: mend it, or take it out")
     return row
 
 

@@ -6,6 +6,13 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+
+from stages.core.errors import UserError
+
+DVC_YAML = Path("dvc.yaml")
+MEND = "`git checkout dvc.yaml` brings back the project's own"
+
 
 class Node(NamedTuple):
     """One stage of dvc.yaml, with foreach and `${...}` filled in."""
@@ -15,6 +22,40 @@ class Node(NamedTuple):
     deps: list[str]
     keys: list[str]  # of params.yaml, dotted
     outs: list[str]
+
+
+def declared() -> dict[str, dict]:
+    """The stages as dvc.yaml has them.
+
+    Raises:
+        UserError: there is no dvc.yaml here, or it is not as DVC wants it.
+    """
+    try:
+        stages = yaml.safe_load(DVC_YAML.read_text())["stages"]
+    except FileNotFoundError:
+        raise UserError("there is no dvc.yaml here: run from the project's root") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" (line {mark.line + 1})" if mark else ""
+        raise UserError(f"dvc.yaml is not valid YAML{line}: mend it; {MEND}") from None
+    except (TypeError, KeyError):
+        raise UserError(f"dvc.yaml has no stages: mend it; {MEND}") from None
+    for name, entry in stages.items():
+        if not (entry.get("do", entry) or {}).get("deps"):
+            raise UserError(f"dvc.yaml: stages.{name} has no deps: mend it; {MEND}")
+    return stages
+
+
+def of_stage(stage: str, values: dict) -> "Node":
+    """One stage, with `values` of params.yaml filled in.
+
+    Raises:
+        UserError: dvc.yaml has none of that name.
+    """
+    nodes = expanded(declared(), values)
+    if stage not in nodes:
+        raise UserError(f"dvc.yaml has no stage {stage}: add it; {MEND}")
+    return nodes[stage]
 
 
 def expanded(stages: dict[str, dict], values: dict) -> dict[str, Node]:

@@ -1,5 +1,6 @@
 """lm-eval as the project uses it: its models, its task loop, our rows and our grader."""
 
+import difflib
 import logging
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -15,6 +16,7 @@ from stages.core.params import Params
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
+    from lm_eval.tasks import TaskManager
 
 log = logging.getLogger("stages")
 
@@ -66,7 +68,7 @@ def language_model(
 
 def vllm_model(folder: Path, params: Params) -> "LM":
     if find_spec("vllm") is None:
-        raise UserError("evaluate.backend: vllm is not installed; `pip install vllm`, or say hf")
+        raise UserError("evaluate.backend: vllm is not installed: `pip install vllm`, or say hf")
     from lm_eval.models.vllm_causallms import VLLM
 
     from stages.core import models
@@ -268,6 +270,29 @@ def sampled(task: dict[str, Any], params: Params) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def official_tasks(params: Params) -> tuple["TaskManager", list[str]]:
+    """lm-eval's index and the names in it of `evaluate.tasks`.
+
+    Raises:
+        UserError: a file is missing, or lm-eval has no such task.
+    """
+    from lm_eval.tasks import TaskManager
+
+    names = params.evaluate.tasks
+    files = [Path(name) for name in names if name.endswith(".yaml")]
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"evaluate.tasks: {file} is not there: put it there, or name another")
+    folders = [str(file.parent) for file in files]
+    manager = TaskManager(include_path=folders or None, include_defaults=len(folders) < len(names))
+    wanted = [Path(name).stem if name.endswith(".yaml") else name for name in names]
+    if unknown := [name for name in wanted if name not in manager.all_tasks]:
+        near = difflib.get_close_matches(unknown[0], manager.all_tasks, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ": `lm-eval ls tasks` lists them"
+        raise UserError(f"evaluate.tasks: lm-eval has no task {', '.join(unknown)}{hint}")
+    return manager, wanted
+
+
 def official(model: "LM", params: Params) -> dict[str, dict[str, float]]:
     """lm-eval's own tasks of `evaluate.tasks`, as published: their prompts, their extraction.
 
@@ -275,16 +300,10 @@ def official(model: "LM", params: Params) -> dict[str, dict[str, float]]:
         UserError: lm-eval has no such task, or its data cannot be had.
     """
     from lm_eval import simple_evaluate
-    from lm_eval.tasks import TaskManager
 
-    names = params.evaluate.tasks
-    if not names:
+    if not params.evaluate.tasks:
         return {}
-    folders = [str(Path(name).parent) for name in names if name.endswith(".yaml")]
-    manager = TaskManager(include_path=folders or None, include_defaults=len(folders) < len(names))
-    wanted = [Path(name).stem if name.endswith(".yaml") else name for name in names]
-    if unknown := [name for name in wanted if name not in manager.all_tasks]:
-        raise UserError(f"evaluate.tasks: lm-eval has no task {', '.join(unknown)}")
+    manager, wanted = official_tasks(params)
     try:
         results = simple_evaluate(
             model=model,

@@ -26,6 +26,22 @@ def config(options: dict[str, Any]) -> "LoraConfig":
         raise UserError(f"lora: {error}") from None
 
 
+def require_modules(model: "PreTrainedModel", options: dict[str, Any], key: str) -> None:
+    """Raises UserError where LoRA is to adapt modules that the model does not have."""
+    wanted = options.get("target_modules")
+    names = [name for name, _ in model.named_modules() if name]
+    if not isinstance(wanted, list):
+        return
+    ends = {name.rpartition(".")[2] for name in names}
+    unknown = [one for one in wanted if not any(f".{name}".endswith(f".{one}") for name in names)]
+    if unknown:
+        known = sorted(end for end in ends if end.endswith(("proj", "attn", "fc", "lm_head")))
+        raise UserError(
+            f"{key}.target_modules: the model has no {', '.join(unknown)} (it has "
+            f"{', '.join(known or sorted(ends))}): name those, or say all-linear"
+        )
+
+
 def unmerged(base: Path, adapter: Path, attn: str, quantize: bool = False) -> "PeftModel":
     """The base model as it was trained on, with the adapter beside its weights, for evaluation."""
     return attached(models.load_model(base, attn, dtype="auto", quantize=quantize), adapter).eval()
@@ -33,10 +49,18 @@ def unmerged(base: Path, adapter: Path, attn: str, quantize: bool = False) -> "P
 
 def attached(model: "PreTrainedModel", adapter: Path) -> "PeftModel":
     from peft import PeftModel
+    from safetensors import SafetensorError
 
     if not (adapter / "adapter_config.json").exists():
         raise UserError(f"{adapter} holds no adapter: run the stage that makes it (`dvc repro`)")
-    return PeftModel.from_pretrained(model, str(adapter))
+    try:
+        return PeftModel.from_pretrained(model, str(adapter))
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"the adapter in {adapter} does not load ({reason}): make it again (`dvc repro --force "
+            "grpo`)"
+        ) from error
 
 
 def merge(base: Path, adapter: Path, attn: str, quantize: bool = False) -> "PreTrainedModel":

@@ -44,20 +44,75 @@ def located(where: Path | str, revision: str | None = None) -> dict[str, Any]:
         return {"pretrained_model_name_or_path": where, "revision": revision or "main"}
     folder = Path(where).expanduser()
     if (manifest := folder / MANIFEST).exists():
-        origin = json.loads(manifest.read_text())
-        return located(origin["source"], origin["revision"])
+        source, revision = origin(manifest)
+        return located(source, revision)
     check_folder(folder)
     return {"pretrained_model_name_or_path": str(folder)}
 
 
+def origin(manifest: Path) -> tuple[str, str | None]:
+    """Where the weights lie that a manifest stands for.
+
+    Raises:
+        UserError: it is damaged, or the folder that it names has gone.
+    """
+    try:
+        found = json.loads(manifest.read_text())
+        source, revision = found["source"], found["revision"]
+    except (ValueError, TypeError, KeyError):
+        raise UserError(
+            f"{manifest} is damaged: make it again (`dvc repro --force base`)"
+        ) from None
+    if is_local(source) and not Path(source).is_dir():
+        raise UserError(
+            f"{manifest} names the folder {source}, which is missing: put it back, or set "
+            "base.source and base.watch to where it is now"
+        )
+    return source, revision
+
+
 def check_folder(folder: Path) -> None:
+    if folder.is_file():
+        raise UserError(f"{folder} is a file, and a model is a folder: name the folder")
     if not folder.is_dir():
         raise UserError(f"{folder} is missing: run the stage that makes it (`dvc repro`)")
+    if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
+        raise UserError(
+            f"{folder} holds a LoRA adapter, no model: merge it into its base, and name that folder"
+        )
     missing = [n for n in ("config.json", "tokenizer_config.json") if not (folder / n).exists()]
     if not any(folder.glob("*.safetensors")):
         missing.append("*.safetensors (weights)")
     if missing:
-        raise UserError(f"{folder} is no complete model folder: {', '.join(missing)} missing")
+        raise UserError(
+            f"{folder} is no complete model folder: {', '.join(missing)} missing: save or download "
+            "it again"
+        )
+
+
+def check_loadable(folder: Path) -> None:
+    """A user's own folder, looked at whole before anything is trained on it.
+
+    Raises:
+        UserError: its weights are cut off or missing in part, its configuration or its tokenizer
+            cannot be read, or it is no language model.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    check_folder(folder)
+    index = folder / "model.safetensors.index.json"
+    with reachable(folder):
+        shards = set(json.loads(index.read_text())["weight_map"].values()) if index.exists() else ()
+        count_parameters(folder)
+        load_tokenizer(folder)
+    if missing := [name for name in sorted(shards) if not (folder / name).exists()]:
+        raise UserError(f"{folder}: {', '.join(missing)} missing: download it again")
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, "np"):
+                pass
+        except SafetensorError as error:
+            raise UserError(f"{file} is damaged ({error}): download it again") from None
 
 
 def load_tokenizer(where: Path | str, revision: str | None = None) -> "PreTrainedTokenizerBase":
@@ -72,7 +127,19 @@ def load_tokenizer(where: Path | str, revision: str | None = None) -> "PreTraine
         tokenizer.chat_template = ("{{ bos_token }}" if opens else "") + PLAIN_TEMPLATE
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
         tokenizer.pad_token = spare_token(tokenizer)
+    require_template(tokenizer, where)
     return tokenizer
+
+
+def require_template(tokenizer: "PreTrainedTokenizerBase", where: Path | str) -> None:
+    from jinja2 import TemplateError
+
+    try:
+        tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)
+    except TemplateError as error:
+        raise UserError(
+            f"the chat template of {where} is broken ({error}): mend chat_template.jinja there"
+        ) from None
 
 
 def spare_token(tokenizer: "PreTrainedTokenizerBase") -> str:
@@ -91,14 +158,23 @@ def spare_token(tokenizer: "PreTrainedTokenizerBase") -> str:
 @contextmanager
 def reachable(where: Path | str) -> Iterator[None]:
     from safetensors import SafetensorError
+    from torch import OutOfMemoryError
 
     try:
         yield
-    except (OSError, ImportError, SafetensorError) as error:  # no file, no package, torn weights
-        raise UserError(
-            f"the model of {where} cannot be loaded ({str(error).strip().splitlines()[0]}). "
-            "Without the hub, download it elsewhere and name its folder as the source"
-        ) from error
+    except OutOfMemoryError:
+        raise
+    # no file, no package, torn weights, a wrong configuration, weights that do not fit it
+    except (OSError, ImportError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if "ignore_mismatched_sizes" in reason:
+            reason = "its weights are of other sizes than its config.json says"
+        remedy = (
+            "save or download it again, or name another"
+            if isinstance(where, Path) or is_local(where)
+            else "without the hub, download it elsewhere and name its folder as the source"
+        )
+        raise UserError(f"the model of {where} cannot be loaded ({reason}): {remedy}") from error
 
 
 def load_model(

@@ -6,14 +6,18 @@ right name.
 """
 
 import difflib
+import math
 import os
+from collections.abc import Iterator
 from dataclasses import astuple
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -24,16 +28,25 @@ from pydantic import (
 from stages.answers.format import Format
 from stages.core import schema
 from stages.core.errors import UserError
+from stages.core.explain import explain
 
 PARAMS = Path("params.yaml")
 
 AUTO_BATCH = 128
 MAX_SHOTS = 8  # demonstrations that prepare keeps for few-shot prompts
 
-Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+def no_boolean(value: Any) -> Any:
+    """pydantic would take `true` for 1."""
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+Whole = Annotated[int, BeforeValidator(no_boolean)]
+Number = Annotated[float, BeforeValidator(no_boolean)]
+Count = Annotated[Whole, Field(ge=1)]
+Share = Annotated[Number, Field(ge=0, le=1)]
+Positive = Annotated[Number, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[Number, Field(ge=0, allow_inf_nan=False)]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 
 
@@ -67,10 +80,10 @@ class Source(Section):
     levels: list[str] = []
     topics: list[str] = []
     percent: Literal["unit", "value", "either"] = "unit"
-    demonstrations: int | None = Field(None, ge=0)
-    pool: int | None = Field(None, ge=1)
-    dev: int = Field(0, ge=0)
-    test: int | None = Field(None, ge=1)
+    demonstrations: Whole | None = Field(None, ge=0)
+    pool: Whole | None = Field(None, ge=1)
+    dev: Whole = Field(0, ge=0)
+    test: Whole | None = Field(None, ge=1)
 
     @property
     def training(self) -> int:
@@ -133,7 +146,15 @@ class Shape(Section):
     @model_validator(mode="after")
     def heads_divide(self) -> "Shape":
         if self.hidden_size % self.heads:
-            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of heads")
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of heads {self.heads}: "
+                "change one"
+            )
+        if self.hidden_size // self.heads % 2:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} / heads {self.heads} is odd, and rotary positions "
+                "go in pairs: change one"
+            )
         return self
 
 
@@ -142,7 +163,7 @@ class Base(Section):
     revision: str | None = None
     watch: str
     attn_implementation: str = "sdpa"
-    vocab_size: int = Field(512, ge=300)
+    vocab_size: Whole = Field(512, ge=300)
     scratch: Shape | None = None
 
 
@@ -165,12 +186,12 @@ class Sft(Training):
 
 
 class Reward(Section):
-    weight: float = Field(1.0, allow_inf_nan=False)
+    weight: Number = Field(1.0, allow_inf_nan=False)
     function: str | None = None
     options: dict[str, Any] = {}
     combine: Literal["sum", "mean", "max", "min", "majority", "product", "gate"] | None = None
     of: dict[str, "Reward"] = {}
-    scale: float = Field(1.0, allow_inf_nan=False)
+    scale: Number = Field(1.0, allow_inf_nan=False)
     clip: tuple[float, float] | None = None
 
     @model_validator(mode="after")
@@ -178,7 +199,11 @@ class Reward(Section):
         if bool(self.combine) != bool(self.of):
             raise ValueError("`combine` says how the rewards under `of` become one: give both")
         if self.combine and (self.function or self.options):
-            raise ValueError("a combination has no `function` or `options` of its own")
+            raise ValueError(
+                "a combination has no `function` or `options` of its own: give them to its parts"
+            )
+        if self.clip and self.clip[0] >= self.clip[1]:
+            raise ValueError(f"clip {list(self.clip)} is empty: say [low, high]")
         return self
 
 
@@ -195,6 +220,8 @@ class Curriculum(Section):
     def measured(self) -> "Curriculum":
         if self.rollouts is None and (self.by == "pass_rate" or self.keep != (0.0, 1.0)):
             raise ValueError("pass rates are measured on `rollouts`: name a file of them")
+        if self.keep[0] > self.keep[1]:
+            raise ValueError(f"keep {list(self.keep)} is empty: say [low, high]")
         if isinstance(self.stages, list) and (
             not self.stages or self.stages != sorted(set(self.stages))
         ):
@@ -205,13 +232,13 @@ class Curriculum(Section):
 class Grpo(Training):
     preflight: Literal["refuse", "warn", "off"] = "refuse"
     quantize: Literal["none", "nf4"] = "none"
-    group_size: int = Field(ge=2)
+    group_size: Whole = Field(ge=2)
     kl_coef: NotNegative
     max_kl: Positive | None = None
     clip_epsilon: Positive
     temperature: Positive
-    top_p: float = Field(1.0, gt=0, le=1)
-    dynamic_sampling: int = Field(0, ge=0)
+    top_p: Number = Field(1.0, gt=0, le=1)
+    dynamic_sampling: Whole = Field(0, ge=0)
     max_completion_length: Count
     curriculum: Curriculum
     rewards: dict[str, Reward] = Field(min_length=1)
@@ -273,12 +300,12 @@ class Distill(Training):
 
 class Evaluate(Section):
     split: Literal["test", "dev"] = "test"
-    num_samples: int | None = Field(None, ge=1)
+    num_samples: Whole | None = Field(None, ge=1)
     batch_size: Count | Literal["auto"] = "auto"
     max_completion_length: Count
-    samples_per_prompt: int = Field(0, ge=0)
+    samples_per_prompt: Whole = Field(0, ge=0)
     temperature: Positive = 1.0
-    few_shot: int = Field(0, ge=0, le=MAX_SHOTS)
+    few_shot: Whole = Field(0, ge=0, le=MAX_SHOTS)
     backend: Literal["hf", "vllm"] = "hf"
     tasks: list[str] = []
     rewards: dict[str, Reward] = {"correctness": Reward()}
@@ -305,7 +332,7 @@ class Tracking(Section):
 
 
 class Params(Section):
-    seed: int = Field(ge=0, lt=2**32)
+    seed: Whole = Field(ge=0, lt=2**32)
     task: Task
     format: OutputFormat
     base: Base
@@ -323,6 +350,9 @@ class Params(Section):
     def cross_field(self) -> "Params":
         for check in (
             mixtures_have_parts,
+            tasks_have_data,
+            endless_tasks_have_counts,
+            demonstrations_are_there,
             local_sources_are_watched,
             made_models_have_a_shape,
             tags_differ,
@@ -334,6 +364,11 @@ class Params(Section):
             one_process_resamples,
             lora_only_where_used,
             one_optimizer,
+            rewards_are_known,
+            something_is_paid,
+            enough_is_sampled,
+            attention_is_known,
+            tracker_is_an_address,
         ):
             check(self)
         return self
@@ -341,10 +376,60 @@ class Params(Section):
 
 def mixtures_have_parts(p: Params) -> None:
     if (p.task.name == "mix") != bool(p.task.of):
-        raise ValueError("task.of holds the tasks that task.name: mix mixes: give both")
+        raise ValueError("task.of holds the tasks that task.name: mix mixes: give both, or neither")
     for name, part in p.task.of.items():
         if part.name == "mix":
-            raise ValueError(f"task.of.{name}: a mixture mixes tasks, not mixtures")
+            raise ValueError(
+                f"task.of.{name}: a mixture mixes tasks, not mixtures: name its parts here"
+            )
+
+
+def named_parts(task: Task) -> Iterator[tuple[str, Source]]:
+    """The task, or each of its parts, under its path in params.yaml."""
+    for name, part in task.parts.items():
+        yield f"task.of.{name}" if task.of else "task", part
+
+
+def tasks_have_data(p: Params) -> None:
+    for path, part in named_parts(p.task):
+        if part.name in GENERATED and part.source:
+            raise ValueError(
+                f"{path}.source is {part.source}, but {part.name} makes its own problems: set it "
+                f"to null, or {path}.name to the task of that data (rows: your own)"
+            )
+        if part.name not in GENERATED and not part.source:
+            raise ValueError(
+                f"{path}.source is null, but {part.name} needs one: a hub id, a folder with "
+                "train.jsonl and test.jsonl, or a JSONL or JSON file"
+            )
+
+
+def endless_tasks_have_counts(p: Params) -> None:
+    for path, part in named_parts(p.task):
+        for count in ("pool", "test"):
+            if part.name in GENERATED and getattr(part, count) is None:
+                raise ValueError(
+                    f"{path}.{count}: null means all that are left, and {part.name} makes problems "
+                    "without end: give a number"
+                )
+
+
+def demonstrations_are_there(p: Params) -> None:
+    """Each user of what `task.demonstrations` and `task.dev` set apart would fail hours later."""
+    parts = p.task.parts.values()
+    if not any(part.demonstrations for part in parts):
+        if p.sft.method != "none":
+            raise ValueError(
+                f"sft.method: {p.sft.method} has nothing to train on, for task.demonstrations is "
+                "0: raise it, or set sft.method to none"
+            )
+        if p.evaluate.few_shot:
+            raise ValueError(
+                f"evaluate.few_shot: {p.evaluate.few_shot} examples, but task.demonstrations is 0: "
+                "raise it, or set few_shot to 0"
+            )
+    if p.evaluate.split == "dev" and not any(part.dev for part in parts):
+        raise ValueError("evaluate.split: dev, but task.dev is 0: raise it, or evaluate on test")
 
 
 def local_sources_are_watched(p: Params) -> None:
@@ -381,17 +466,21 @@ def is_local(source: str) -> bool:
 def made_models_have_a_shape(p: Params) -> None:
     for name, section in (("base", p.base), ("distill.student", p.distill.student)):
         if (section.source == "scratch") != (section.scratch is not None):
-            raise ValueError(f"{name}.scratch (the shape) goes with {name}.source: scratch")
+            raise ValueError(
+                f"{name}.scratch (a shape) goes with {name}.source: scratch, and null with any "
+                "other"
+            )
 
 
 def tags_differ(p: Params) -> None:
     tags = list(filter(None, astuple(p.format.tags)))
     if len(set(tags)) < len(tags):
-        raise ValueError("format: the tags must differ from each other")
+        twice = next(tag for tag in tags if tags.count(tag) > 1)
+        raise ValueError(f"format: {twice} stands for two tags, and they must differ: change one")
     if bool(p.format.think_open) != bool(p.format.think_close):
         raise ValueError("format: think_open and think_close go together: give both, or neither")
     if p.format.answer_close and not p.format.answer_open:
-        raise ValueError("format: answer_close is given without answer_open")
+        raise ValueError("format: answer_close is given without answer_open: give both, or neither")
 
 
 def batch_holds_whole_groups(p: Params) -> None:
@@ -402,13 +491,16 @@ def batch_holds_whole_groups(p: Params) -> None:
         raise ValueError(
             f"grpo.batch_size {g.batch_size} x grpo.gradient_accumulation_steps "
             f"{g.gradient_accumulation_steps} = {batch} completions is not a multiple of "
-            f"grpo.group_size {g.group_size}"
+            f"grpo.group_size {g.group_size}: change one of them"
         )
 
 
 def kl_is_measured(p: Params) -> None:
     if p.grpo.max_kl is not None and p.grpo.kl_coef == 0:
-        raise ValueError("grpo.max_kl: TRL measures the KL only where grpo.kl_coef is over 0")
+        raise ValueError(
+            "grpo.max_kl: TRL measures the KL only where grpo.kl_coef is over 0: raise that "
+            "(1e-3), or set max_kl to null"
+        )
 
 
 # TRL looks at these only after the first rollout.
@@ -424,7 +516,7 @@ def grpo_choices(p: Params) -> None:
         given = p.grpo.trainer.get(option, choices[0])
         if given not in choices:
             known = ", ".join(map(str, choices))
-            raise ValueError(f"grpo.trainer.{option}: {given!r} is none of {known}")
+            raise ValueError(f"grpo.trainer.{option} must be {known} (given: {given!r})")
 
 
 def cispo_has_its_bound(p: Params) -> None:
@@ -449,27 +541,116 @@ def one_process_resamples(p: Params) -> None:
 
 def lora_only_where_used(p: Params) -> None:
     if p.sft.lora and p.sft.method in ("full", "none"):
-        raise ValueError(f"sft.lora has options but sft.method is {p.sft.method}: empty it")
+        raise ValueError(
+            f"sft.lora has options but sft.method is {p.sft.method}: empty it, or say lora"
+        )
 
 
 def one_optimizer(p: Params) -> None:
     for name, section in (("sft", p.sft), ("distill", p.distill)):
         if section.optimizer == "muon" and "optim" in section.trainer:
-            raise ValueError(f"{name}.optimizer: muon and {name}.trainer.optim name two optimizers")
+            raise ValueError(
+                f"{name}.optimizer: muon and {name}.trainer.optim name two optimizers: take one "
+                "out, or say adamw"
+            )
+    if p.sft.optimizer == "muon" and p.sft.method in ("lora", "qlora"):
+        raise ValueError(
+            f"sft.optimizer: muon trains whole matrices, and sft.method {p.sft.method} freezes "
+            "them: say adamw"
+        )
 
 
-# What a user may also call a parameter (TRL's names, the field's), and what it is called here.
-POINTERS = {
-    "num_generations": "group_size", "num_return_sequences": "group_size", "beta": "kl_coef",
-    "epsilon": "clip_epsilon", "max_new_tokens": "max_completion_length",
-    "per_device_train_batch_size": "batch_size", "lora_r": "lora.r",
-    "lora_alpha": "lora.lora_alpha", "lora_dropout": "lora.lora_dropout",
-    "target_modules": "lora.target_modules",
-    "format_reward_weight": "rewards.format.weight", "model_name": "base.source",
-    "correct_reward_weight": "rewards.correctness.weight", "max_seq_length": "max_length",
-    "max_examples": "task.pool", "max_samples": "evaluate.num_samples",
-    "max_prompt_length": "task.max_prompt_length",
-}  # fmt: skip
+REWARDS = (
+    "correctness", "closeness", "factual", "choice", "unit_tests", "format", "steps",
+    "equations_hold", "step_structure", "overlong", "length_cosine", "repetition", "script",
+    "match_format_exactly", "match_format_approximately", "check_answer_correctness",
+    "check_numbers_extraction",
+)  # fmt: skip
+
+
+def rewards_are_known(p: Params) -> None:
+    """By their names alone; the stages that call them say what else is wrong with them."""
+    for section, rewards in (("grpo", p.grpo.rewards), ("evaluate", p.evaluate.rewards)):
+        for path, reward in leaves(rewards, f"{section}.rewards"):
+            own = path.rpartition(".")[2]
+            if reward.function is None:
+                if own not in REWARDS:
+                    raise ValueError(f"{path}: {unknown(own)}")
+            elif ":" not in reward.function and reward.function not in REWARDS:
+                raise ValueError(f"{path}.function: {unknown(reward.function)}")
+
+
+def leaves(rewards: dict[str, Reward], path: str) -> Iterator[tuple[str, Reward]]:
+    """Path -> each reward that is no combination."""
+    for name, reward in rewards.items():
+        if reward.of:
+            yield from leaves(reward.of, f"{path}.{name}.of")
+        else:
+            yield f"{path}.{name}", reward
+
+
+def unknown(name: str) -> str:
+    near = difflib.get_close_matches(name, REWARDS, n=1)
+    hint = f"did you mean {near[0]}?" if near else "docs/rewards.md lists them."
+    return f"no reward is called {name}; {hint} For your own say `function: package.module:name`"
+
+
+def something_is_paid(p: Params) -> None:
+    if not any(reward.weight for reward in p.grpo.rewards.values()):
+        raise ValueError("grpo.rewards: all weights are 0, so that nothing is learnt: raise one")
+
+
+def enough_is_sampled(p: Params) -> None:
+    d = p.distill
+    most = d.num_samples * d.samples_per_prompt
+    if d.if_fewer == "fail" and d.min_samples > most:
+        raise ValueError(
+            f"distill.min_samples {d.min_samples} is more than distill.num_samples "
+            f"{d.num_samples} x distill.samples_per_prompt {d.samples_per_prompt} = {most}: lower "
+            "it, or raise one of these"
+        )
+
+
+ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
+
+
+def attention_is_known(p: Params) -> None:
+    given = p.base.attn_implementation
+    if given not in ATTENTIONS and "/" not in given:  # a kernel of the hub has one
+        raise ValueError(
+            f"base.attn_implementation: {given!r} is none of {', '.join(ATTENTIONS)}, nor a "
+            "kernel's hub id"
+        )
+
+
+URIS = ("http://", "https://", "sqlite:///", "postgresql", "mysql", "mssql", "file:", "databricks")
+
+
+def tracker_is_an_address(p: Params) -> None:
+    uri = p.tracking.uri
+    if uri is not None and not uri.startswith(URIS):
+        raise ValueError(
+            f"tracking.uri: {uri!r} is no address of MLflow: say null (mlflow.db in the project's "
+            "root), http://HOST:5000 or sqlite:///FILE.db"
+        )
+
+
+class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """YAML as it is, but for a key that stands twice: YAML's own rule forbids it, PyYAML does not.
+
+    Raises:
+        yaml.MarkedYAMLError: there is one.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if (key.tag, key.value) in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"{key.value} stands here a second time", problem_mark=key.start_mark
+                )
+            seen.add((key.tag, key.value))
+        return super().construct_mapping(node, deep)
 
 
 def load(path: Path = PARAMS) -> Params:
@@ -479,17 +660,26 @@ def load(path: Path = PARAMS) -> Params:
         UserError: the file is missing, is no YAML, or says something wrong; the message names
             the key's path and the nearest right name.
     """
+    copy = f"`cp presets/NAME.yaml {path}`"
     try:
-        raw = yaml.safe_load(path.read_text())
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
     except FileNotFoundError:
-        raise UserError(
-            f"{path} is missing: run from the project's root, or `cp presets/NAME.yaml {path}`"
-        ) from None
+        raise UserError(f"{path} is missing: run from the project's root, or {copy}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is no UTF-8 text: save it as UTF-8, or {copy}") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): mend that, or {copy}") from None
     except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path} is not valid YAML: {where_in_yaml(error)}: mend it") from None
     if not isinstance(raw, dict):
-        raise UserError(f"{path} holds no sections: copy a file of presets/ over it")
+        raise UserError(f"{path} holds no sections: {copy}")
     return validate(raw, str(path))
+
+
+def where_in_yaml(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = " ".join((getattr(error, "problem", None) or str(error)).split())
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark else problem
 
 
 def validate(raw: dict, where: str) -> Params:
@@ -497,13 +687,14 @@ def validate(raw: dict, where: str) -> Params:
     try:
         params = Params.model_validate(raw)
     except ValidationError as error:
-        raise UserError(f"{where}: {explain(error.errors())}") from None
+        raise UserError(f"{where}: {explain(error.errors(), Params)}") from None
     checked = {}
     for section, group, owner in PASSED_THROUGH:
         given = getattr(getattr(params, section), group)
         if given is None:
             continue
         refuse_said_twice(section, group, given, where)
+        refuse_out_of_range(section, group, given, where)
         try:
             values = schema.check(owner, given)
         except schema.WrongOption as error:
@@ -533,6 +724,8 @@ DECIDED = {
     "gradient_accumulation_steps": "SECTION.gradient_accumulation_steps", "seed": "seed",
     "data_seed": "seed", "report_to": "tracking.also", "output_dir": "the stage itself",
     "model_init_kwargs": "base.attn_implementation", "use_cpu": "the machine",
+    "save_strategy": "run.checkpoint_seconds", "save_steps": "run.checkpoint_seconds",
+    "eval_strategy": "the stage evaluate", "disable_tqdm": "run.log_every_seconds",
 }  # fmt: skip
 
 
@@ -549,46 +742,41 @@ def refuse_said_twice(section: str, group: str, given: dict, where: str) -> None
         )
 
 
-def explain(errors: list[dict]) -> str:
-    """pydantic's first error in one sentence, with the nearest right name for a wrong key."""
-    error = errors[0]
-    path = ".".join(str(part) for part in error["loc"])
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    if error["type"] == "extra_forbidden":
-        return f"{path} is not a key here{hint(error['loc'])}{more}"
-    if error["type"] == "missing":
-        return f"{path} is missing{more}"
-    message = error["msg"].removeprefix("Value error, ")
-    if not path:
-        return message + more
-    return f"{path}: {message[0].lower()}{message[1:]} (given: {error['input']!r}){more}"
+# Options that TRL and peft look at late or not at all: the least and the most that they may be.
+AT_LEAST_0, AT_LEAST_1 = (0, math.inf, "0 or more"), (1, math.inf, "1 or more")
+RANGES = {
+    "r": AT_LEAST_1, "lora_alpha": AT_LEAST_0, "lora_dropout": (0, 1, "0 to 1"),
+    "logging_steps": (1e-9, math.inf, "over 0"), "warmup_steps": AT_LEAST_0,
+    "weight_decay": AT_LEAST_0, "max_grad_norm": AT_LEAST_0, "num_iterations": AT_LEAST_1,
+    "steps_per_generation": AT_LEAST_1, "epsilon_high": AT_LEAST_0,
+}  # fmt: skip
 
 
-def hint(location: tuple) -> str:
-    """Where a wrong key's meaning lives, or the nearest right name beside it."""
-    *parents, key = location
-    if pointer := POINTERS.get(key):
-        own = f"{parents[0]}." if parents and "." not in pointer else ""
-        if pointer.startswith(("lora.", "rewards.")) and parents:
-            own = f"{parents[0]}."
-        return f": say {own}{pointer}"
-    near = difflib.get_close_matches(key, keys_at(parents), n=1, cutoff=0.5)
-    return f"; did you mean {'.'.join([*map(str, parents), near[0]])}?" if near else ""
+def refuse_out_of_range(section: str, group: str, given: dict, where: str) -> None:
+    for name, (low, high, asked) in RANGES.items():
+        value = given.get(name)
+        if isinstance(value, int | float) and not low <= value <= high:
+            raise UserError(f"{where}: {section}.{group}.{name} must be {asked} (given: {value})")
 
 
-def keys_at(parents: list) -> list[str]:
-    """The right names at a path of params.yaml; a map's own names lead on to its sections."""
-    model: type[Section] = Params
-    for name in parents:
-        if name in model.model_fields:
-            inner = sections_in(model.model_fields[name].annotation)
-            model = inner[0] if inner else Section
-    return list(model.model_fields)
+def require_here(params: Params) -> None:
+    """What the stages need of this machine, looked for before the first of them runs.
 
-
-def sections_in(annotation: Any) -> list[type[Section]]:
-    return [a for a in (annotation, *getattr(annotation, "__args__", ())) if is_section(a)]
-
-
-def is_section(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, Section)
+    Raises:
+        UserError: a local source, or a package that is asked for, is not there.
+    """
+    task, student = params.task, params.distill.student
+    sources = [(f"{path}.source", part.source) for path, part in named_parts(task)]
+    sources += [("task.decontaminate", file) for file in task.decontaminate]
+    sources += [("base.source", params.base.source), ("distill.student.source", student.source),
+                ("grpo.curriculum.rollouts", params.grpo.curriculum.rollouts)]  # fmt: skip
+    for key, source in sources:
+        if source and is_local(source) and not Path(source).expanduser().exists():
+            raise UserError(f"{key}: {source} is not there: put it there, or name another")
+    wanted = {"evaluate.backend: vllm": params.evaluate.backend == "vllm",
+              "grpo.trainer.use_vllm": bool(params.grpo.trainer.get("use_vllm"))}  # fmt: skip
+    for key, asked in wanted.items():
+        if asked and find_spec("vllm") is None:
+            raise UserError(
+                f"{key}, but vllm is not installed: `pip install vllm`, or leave it out"
+            )

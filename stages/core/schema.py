@@ -6,6 +6,7 @@ installed versions and kept in a small file; a stage that needs no trainer never
 
 import dataclasses
 import difflib
+import enum
 import json
 import types
 import typing
@@ -19,6 +20,7 @@ from stages.core.files import cache_dir, write_text
 OWNERS = ("trl.SFTConfig", "trl.GRPOConfig", "peft.LoraConfig")
 PLAIN = {bool: "bool", int: "int", float: "float", str: "str", list: "list", dict: "dict",
          set: "list", types.NoneType: "null"}  # fmt: skip
+CHOICE = "="  # before each value of an enumeration
 
 
 class WrongOption(ValueError):
@@ -41,7 +43,7 @@ def check(owner: str, given: dict[str, Any]) -> dict[str, Any]:
     for name in given:
         if name not in fields:
             near = difflib.get_close_matches(name, fields, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = f"; did you mean {near[0]}?" if near else ": take it out"
             package = owner.partition(".")[0]
             raise WrongOption(
                 f"{name} is not an option of {owner} ({package} {version(package)}){hint}"
@@ -51,6 +53,12 @@ def check(owner: str, given: dict[str, Any]) -> dict[str, Any]:
 
 def typed(owner: str, name: str, value: Any, kinds: list[str]) -> Any:
     kind = PLAIN.get(type(value), "any")
+    if choices := [kind[1:] for kind in kinds if kind.startswith(CHOICE)]:
+        if value in choices:
+            return value
+        near = difflib.get_close_matches(str(value), choices, n=1)
+        hint = f"; did you mean {near[0]}?" if near else f" (there are {', '.join(choices)})"
+        raise WrongOption(f"{name}: {value!r} is no {name} of {owner}{hint}")
     if "any" in kinds or kind in kinds or (kind == "int" and "float" in kinds):
         return value
     if kind == "str" and {"int", "float"} & set(kinds):
@@ -65,7 +73,7 @@ def typed(owner: str, name: str, value: Any, kinds: list[str]) -> Any:
 def accepted() -> dict[str, dict[str, list[str]]]:
     """Class -> option -> the kinds of value it takes, for the installed versions."""
     versions = "-".join(f"{p}-{version(p)}" for p in ("trl", "transformers", "peft"))
-    path = cache_dir("schema") / f"{versions}.json"
+    path = cache_dir("schema") / f"options-{versions}.json"
     if not path.exists():
         write_text(path, json.dumps({owner: read_from_class(owner) for owner in OWNERS}))
     return json.loads(path.read_text())
@@ -79,7 +87,12 @@ def read_from_class(owner: str) -> dict[str, list[str]]:
 
 
 def kinds_of(hint: Any) -> list[str]:
-    """`float | list[str] | None` -> ["float", "list", "null"]; what is not plain data -> "any"."""
+    """`float | list[str] | None` -> ["float", "list", "null"]; what is not plain data -> "any".
+
+    Of an enumeration, its values: `SchedulerType | str` -> ["=constant", "=cosine", ..., "str"].
+    """
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return sorted({kind for part in typing.get_args(hint) for kind in kinds_of(part)})
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return [f"{CHOICE}{member.value}" for member in hint]
     return [PLAIN.get(typing.get_origin(hint) or hint, "any")]

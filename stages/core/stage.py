@@ -21,7 +21,8 @@ import psutil
 from stages.core import params as parameters
 from stages.core import tracking
 from stages.core.errors import UserError
-from stages.core.files import cache_dir, remove, root, write_csv, write_json
+from stages.core.files import cache_dir, remove, root, writable, write_csv, write_json
+from stages.core.graph import of_stage
 from stages.core.params import Params
 from stages.core.progress import Progress
 
@@ -89,18 +90,45 @@ def main(name: str, body: Body) -> None:
     """Runs a stage and exits: 0, or 1 with one line where the user can mend it."""
     stage = os.environ.get("DVC_STAGE", name)
     set_environment()
-    set_up_log(stage)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     end_with_pipeline()
     try:
-        params = parameters.load()
+        set_up_log(stage)
+        refuse_arguments(stage)
+        params = ready(stage)
         seed_everything(params.seed)
         execute(stage, params, body)
     except UserError as error:
+        if not log.handlers:
+            sys.exit(f"{stage}: {error}")  # it is the log that cannot be written
         log.error("%s: %s", stage, error)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+
+
+def refuse_arguments(stage: str) -> None:
+    """A stage would take no notice of them."""
+    if given := sys.argv[1 + ("@" in stage) :]:
+        raise UserError(
+            f"a stage takes no arguments (given: {' '.join(given)}): set what you want in "
+            "params.yaml, or try it by `dvc exp run -S KEY=VALUE`"
+        )
+
+
+def ready(stage: str) -> Params:
+    """The parameters, once all that the stage needs is there.
+
+    Raises:
+        UserError: something is not; nothing heavy has been loaded yet.
+    """
+    params = parameters.load()
+    parameters.require_here(params)
+    tracking.require_installed(params.tracking)
+    for path in of_stage(stage, params.model_dump()).deps:
+        if not path.startswith("stages/") and not Path(path).exists():
+            raise UserError(f"{path} is missing: run the stage that makes it (`dvc repro {stage}`)")
+    return params
 
 
 def execute(stage: str, params: Params, body: Body) -> None:
@@ -144,8 +172,9 @@ def set_environment() -> None:
 def set_up_log(stage: str) -> None:
     """The stage's lines on stderr; these and the libraries' in logs/STAGE.log."""
     folder = root() / "logs" / os.environ.get("DVC_EXP_NAME", "")
-    folder.mkdir(parents=True, exist_ok=True)
-    file = logging.FileHandler(folder / f"{stage}.log", mode="w")
+    with writable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(folder / f"{stage}.log", mode="w")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     console = logging.StreamHandler()
     console.setFormatter(logging.Formatter("%(message)s"))

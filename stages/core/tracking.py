@@ -64,7 +64,6 @@ class Spool:
 @contextmanager
 def tracked(stage: str, params: Params) -> Iterator[Spool]:
     """A spool with its tracker process; the run's status follows from how the block ends."""
-    require_installed(params.tracking)
     name = f"{stage}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.jsonl"
     spool = Spool(cache_dir("tracking") / name)
     spool.write("start", stage=stage, params=flat(params.model_dump()), tags=tags(),
@@ -86,7 +85,9 @@ def tracked(stage: str, params: Params) -> Iterator[Spool]:
 def require_installed(tracking: Tracking) -> None:
     for name in tracking.also:
         if find_spec(name) is None:
-            raise UserError(f"tracking.also: {name} is not installed: `pip install {name}`")
+            raise UserError(
+                f"tracking.also: {name} is not installed: `pip install {name}`, or take it out"
+            )
     if (tracking.uri or "").startswith("postgresql") and find_spec("psycopg2") is None:
         raise UserError("tracking.uri: psycopg2 is not installed: `pip install .[postgres]`")
 

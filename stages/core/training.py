@@ -29,7 +29,7 @@ SAMPLING = "_generate_single_turn"  # the method of TRL's GRPOTrainer that sampl
 def precision(wanted: str) -> str:
     """What `auto` means here: bf16 where the hardware has it, else fp16 on a GPU, else fp32."""
     if wanted == "fp16" and device() == "cpu":
-        raise UserError("precision: fp16 needs a GPU; say bf16, fp32 or auto")
+        raise UserError("precision: fp16 needs a GPU: say bf16, fp32 or auto")
     if wanted != "auto":
         return wanted
     if device() == "cpu":
@@ -234,7 +234,9 @@ def fitting(
     lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
     kept = [row for row, length in zip(rows, lengths, strict=True) if length <= limit]
     if not kept:
-        raise UserError(f"{name}.max_length {limit}: the shortest row has {min(lengths)} tokens")
+        raise UserError(
+            f"{name}.max_length {limit}: the shortest row has {min(lengths)} tokens: raise it"
+        )
     if len(kept) < len(rows):
         log.warning("%s: %d of %d rows are longer than max_length %d: left out",
                     name, len(rows) - len(kept), len(rows), limit)  # fmt: skip

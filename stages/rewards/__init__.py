@@ -6,17 +6,19 @@ a sample, or None for a sample that it cannot judge. Your own: `function: packag
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import wraps
 from importlib import import_module
 from importlib.util import find_spec
+from numbers import Real
 from pathlib import Path
-
-import yaml
+from traceback import extract_tb
 
 from stages.answers.format import Format
 from stages.core.errors import UserError
 from stages.core.grade import JUDGED_BY
-from stages.core.params import Reward
+from stages.core.graph import declared
+from stages.core.params import Reward, unknown
 from stages.rewards import code, cookbook, correctness, format, process, shaping
 from stages.rewards.combine import clipped, combined, one
 from stages.rewards.text import stand_in_ids
@@ -120,10 +122,7 @@ def find(key: str, spec: Reward, fmt: Format) -> Callable:
     if ":" in name or "." in name:
         return custom(key, name)
     if name not in OWN:
-        raise UserError(
-            f"{key}: no such reward as {name} (there are {', '.join(OWN)}); for your "
-            "own add `function: package.module:name`"
-        )
+        raise UserError(f"{key}: {unknown(name)}")
     if name in TAGGED and len(fmt.tags) < 4:
         raise UserError(
             f"{key}: {name} counts four tags, `format` has {len(fmt.tags)}: give all "
@@ -141,12 +140,48 @@ def custom(key: str, path: str) -> Callable:
     except ModuleNotFoundError:
         spec = None
     if not attribute or spec is None or spec.origin is None:
-        raise UserError(f"{where}: {path!r} names no function (package.module:name)")
+        raise UserError(
+            f"{where}: {path!r} names no function: write package.module:name, of a file that is "
+            "in the project's root or installed"
+        )
     require_watched(Path(spec.origin), where)
-    function = getattr(import_module(module), attribute, None)
+    try:
+        function = getattr(import_module(module), attribute, None)
+    except (ImportError, SyntaxError, NameError) as error:
+        raise UserError(f"{where}: {module} cannot be imported ({error}): mend it") from error
     if not callable(function):
-        raise UserError(f"{where}: {module} has no function {attribute!r}")
-    return function
+        raise UserError(f"{where}: {module} has no function {attribute!r}: add it, or name another")
+    return careful(function, where)
+
+
+def careful(function: Callable, where: str) -> Callable:
+    """A user's function, whose own mistakes are told as such."""
+
+    @wraps(function)
+    def checked(**columns) -> list[float | None]:
+        try:
+            scores = function(**columns)
+        except UserError:
+            raise
+        except Exception as error:  # it is a user's code: anything may come of it
+            frame = extract_tb(error.__traceback__)[-1]
+            raise UserError(
+                f"{where} failed ({type(error).__name__}: {error}; {Path(frame.filename).name}, "
+                f"line {frame.lineno}): mend it"
+            ) from error
+        count = len(columns["completions"])
+        if not (
+            isinstance(scores, Sequence)
+            and len(scores) == count
+            and all(score is None or isinstance(score, Real) for score in scores)
+        ):
+            raise UserError(
+                f"{where} gave {repr(scores)[:60]}: a reward gives a list of numbers or None, one "
+                f"for each of the {count} completions: mend it"
+            )
+        return scores
+
+    return checked
 
 
 WATCHERS = {"grpo": ("audit", "grpo"), "evaluate": ("evaluate",)}
@@ -158,9 +193,10 @@ def require_watched(file: Path, where: str) -> None:
     if not file.is_relative_to(here):
         return  # an installed package: its version is pinned, not watched
     relative = file.relative_to(here).as_posix()
-    stages = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
+    stages = declared()
     for stage in WATCHERS[where.partition(".")[0]]:
-        if relative not in stages[stage].get("do", stages[stage])["deps"]:
+        entry = stages.get(stage, {})
+        if relative not in entry.get("do", entry).get("deps", []):
             raise UserError(
                 f"{where}: DVC does not watch {relative}, so that an edit would rerun nothing; "
                 f"add the line `- {relative}` to stages.{stage}.deps in dvc.yaml"
@@ -177,11 +213,13 @@ def bind(key: str, function: Callable, spec: Reward, fmt: Format) -> Callable:
         if option not in own:
             raise UserError(
                 f"{where}.{option}: not an option of this reward"
-                f" (it takes {', '.join(own) or 'none'})"
+                f" (it takes {', '.join(own) or 'none'}): take it out"
             )
     if missing := [n for n in own if signature[n].default is inspect.Parameter.empty
                    and n not in spec.options and function in OWN.values()]:  # fmt: skip
-        raise UserError(f"{where}: {', '.join(missing)} must be given for this reward")
+        raise UserError(
+            f"{where}: this reward needs {' and '.join(missing)}: add them, as docs/rewards.md does"
+        )
     fixed = {"fmt": fmt} if "fmt" in signature or takes_any else {}
 
     def reward(**columns) -> list[float | None]:

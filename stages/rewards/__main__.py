@@ -18,6 +18,7 @@ from pathlib import Path
 from stages import rewards
 from stages.core import params as parameters
 from stages.core.errors import UserError
+from stages.core.files import decoded, parsed
 from stages.core.params import Params, Reward
 from stages.rewards.combine import one
 from stages.rewards.text import stand_in_ids, text
@@ -80,19 +81,18 @@ def read(source: str) -> Iterator[dict]:
     """
     if source != "-" and not Path(source).is_file():
         raise UserError(f"{source} is no file; give a JSONL file, or - for stdin")
-    with nullcontext(sys.stdin) if source == "-" else Path(source).open() as lines:
+    with nullcontext(sys.stdin.buffer) if source == "-" else Path(source).open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             where = f"{'stdin' if source == '-' else source}, line {number}"
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{where}: not JSON ({error.msg})") from None
+            row = parsed(decoded(line, where), where)
             if not isinstance(row, dict) or not isinstance(row.get("completion"), str | list):
-                raise UserError(f'{where}: a row is an object with a "completion"')
+                raise UserError(f'{where}: a row is an object with a "completion": add it')
             if "answer" not in row and "gold" not in row:
-                raise UserError(f'{where}: the row has no "answer", the gold to judge it by')
+                raise UserError(
+                    f'{where}: the row has no "answer", the gold to judge it by: add it'
+                )
             yield row
 
 

@@ -34,7 +34,10 @@ def unit_tests(
         UserError: this machine has no sandbox, or no row has tests.
     """
     if not any(tests or []):
-        raise UserError(f'the reward unit_tests needs a column "tests": {code.SHAPES}')
+        raise UserError(
+            f'the reward unit_tests needs a column "tests": {code.SHAPES}; take the reward out '
+            "where rows have none"
+        )
     programs = [code.program(text(completion), fmt) for completion in completions]
     scores: list[float | None] = [0.0 if row else None for row in tests]
     at = [i for i, found in enumerate(programs) if found is not None and tests[i]]

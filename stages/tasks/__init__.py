@@ -10,7 +10,7 @@ from stages.core.errors import UserError
 from stages.core.params import GENERATED, OutputFormat, Source
 from stages.tasks import arithmetic, choice, code, functions, gsm8k, math, rows
 from stages.tasks.problem import Problem
-from stages.tasks.source import splits
+from stages.tasks.source import place, splits
 
 MAKERS = {"arithmetic": arithmetic, "functions": functions}
 # task -> the reader of its rows and the hub's configuration of the data set
@@ -36,10 +36,10 @@ def load(task: Source, seed: int) -> tuple[list[Problem], list[Problem]]:
     if task.name in GENERATED:
         return MAKERS[task.name].load(task, seed)
     train, test = splits(task, READERS.get(task.name, (None, None))[1])
-    places = f"{task.source} {task.splits.train}", f"{task.source} {task.splits.test}"
+    places = (place(task, split) for split in (task.splits.train, task.splits.test))
     return tuple(
-        chosen([read(row, f"{place}, row {row['_row']}", task) for row in rows], task)
-        for rows, place in zip((train, test), places, strict=True)
+        chosen([read(row, f"{where}, row {row['_row']}", task) for row in rows], task)
+        for rows, where in zip((train, test), places, strict=True)
     )
 
 
@@ -54,12 +54,13 @@ def chosen(problems: list[Problem], task: Source) -> list[Problem]:
     """Those of the levels and topics that the task names, or all where it names none."""
     for name in ("levels", "topics"):
         if wanted := getattr(task, name):
-            there = {str(getattr(problem, name[:-1])) for problem in problems}
+            known = {getattr(problem, name[:-1]) for problem in problems} - {None}
             problems = [p for p in problems if str(getattr(p, name[:-1])) in wanted]
             if not problems:
                 raise UserError(
                     f"task.{name}: no problem of {', '.join(wanted)} "
-                    f"(there are {', '.join(sorted(there))})"
+                    f"({'there are ' + ', '.join(sorted(known)) if known else 'no row has one'}): "
+                    "name those there are, or none"
                 )
     return problems
 

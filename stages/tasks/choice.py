@@ -6,9 +6,8 @@
   right one's index from 0 as `correct_option`, or its letter or index as `answer` or `label`
 """
 
-from stages.core.errors import UserError
 from stages.tasks import rows
-from stages.tasks.problem import Problem, maybe, text_of, texts_of
+from stages.tasks.problem import Problem, maybe, text_of, texts_of, wrong
 
 
 def aqua(row: dict, place: str) -> Problem:
@@ -22,11 +21,11 @@ def aqua(row: dict, place: str) -> Problem:
 def arc(row: dict, place: str) -> Problem:
     choices = row.get("choices")
     if not isinstance(choices, dict):
-        raise UserError(f"{place}: no choices with text and label (ARC rows have them)")
+        raise wrong(place, "no choices with text and label (ARC rows have them)")
     labels, texts = (texts_of(choices.get(k), f"choices.{k}", place) for k in ("label", "text"))
     key = text_of(row, ("answerKey",), place)
     if key not in labels:
-        raise UserError(f"{place}: answerKey {key!r} is none of the labels {', '.join(labels)}")
+        raise wrong(place, f"answerKey {key!r} is none of the labels {', '.join(labels)}")
     right = chr(ord("A") + labels.index(key))  # some items count their options 1, 2, 3, 4
     return rows.choice(text_of(row, ("question",), place), texts, right, place)
 

@@ -11,8 +11,7 @@
 
 import json
 
-from stages.core.errors import UserError
-from stages.tasks.problem import Problem, maybe, text_of, texts_of
+from stages.tasks.problem import Problem, maybe, text_of, texts_of, wrong
 
 PYTHON_3 = 3  # CodeContests' number of the language
 
@@ -20,7 +19,7 @@ PYTHON_3 = 3  # CodeContests' number of the language
 def humaneval(row: dict, place: str) -> Problem:
     prompt = row.get("prompt")
     if not isinstance(prompt, str) or not prompt.strip():
-        raise UserError(f"{place}: no text in 'prompt' (HumanEval rows have prompt and test)")
+        raise wrong(place, "no text in 'prompt' (HumanEval rows have prompt and test)")
     name, test = (text_of(row, (field,), place) for field in ("entry_point", "test"))
     body = row.get("canonical_solution")
     return Problem(
@@ -35,7 +34,7 @@ def mbpp(row: dict, place: str) -> Problem:
     """The first test shows the function's name and arguments, as in the paper's prompt."""
     tests = texts_of(row.get("test_list"), "test_list", place)
     if not tests:
-        raise UserError(f"{place}: test_list is empty")
+        raise wrong(place, "test_list is empty")
     setup = row.get("test_setup_code") or "\n".join(row.get("test_imports") or [])
     question = f"{text_of(row, ('text', 'prompt'), place)}\nIt must pass: {tests[0]}"
     return Problem(
@@ -46,7 +45,7 @@ def mbpp(row: dict, place: str) -> Problem:
 def apps(row: dict, place: str) -> Problem:
     tests = parsed(row, "input_output", place)
     if not isinstance(tests, dict) or not tests.get("inputs") or not tests.get("outputs"):
-        raise UserError(f"{place}: input_output holds no inputs and outputs (APPS rows do)")
+        raise wrong(place, "input_output holds no inputs and outputs (APPS rows do)")
     given, wanted = tests["inputs"], tests["outputs"]
     if name := tests.get("fn_name"):
         asserts = [f"assert {name}(*{i!r}) == {o!r}" for i, o in zip(given, wanted, strict=False)]
@@ -65,7 +64,7 @@ def parsed(row: dict, name: str, place: str) -> dict | list | None:
     try:
         return json.loads(value) if value.strip() else None
     except json.JSONDecodeError as error:
-        raise UserError(f"{place}: {name} is not JSON ({error.msg})") from None
+        raise wrong(place, f"{name} is not JSON ({error.msg})") from None
 
 
 def joined(lines: str | list[str]) -> str:
@@ -80,7 +79,7 @@ def contests(row: dict, place: str) -> Problem:
         inputs += texts_of(tests.get("input", []), f"{name}.input", place)
         outputs += texts_of(tests.get("output", []), f"{name}.output", place)
     if not inputs or len(inputs) != len(outputs):
-        raise UserError(f"{place}: public_tests and private_tests hold no pairs of input, output")
+        raise wrong(place, "public_tests and private_tests hold no pairs of input and output")
     known = row.get("solutions") or {}
     pairs = zip(known.get("language", []), known.get("solution", []), strict=False)
     solution = next((text for language, text in pairs if language == PYTHON_3), "")

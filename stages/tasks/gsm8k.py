@@ -7,8 +7,7 @@ only ever what follows `####`.
 
 import re
 
-from stages.core.errors import UserError
-from stages.tasks.problem import Problem, text_of
+from stages.tasks.problem import Problem, text_of, wrong
 
 
 def read(row: dict, place: str) -> Problem:
@@ -20,6 +19,6 @@ def read(row: dict, place: str) -> Problem:
     question, answer = (text_of(row, (field,), place) for field in ("question", "answer"))
     working, mark, gold = answer.rpartition("####")
     if not mark or not gold.strip():
-        raise UserError(f"{place}: no gold: the answer must end in `#### NUMBER`")
+        raise wrong(place, "no gold, for the answer must end in `#### NUMBER`")
     working = re.sub(r"<<.*?>>", "", working).strip()
     return Problem(question, gold.strip().replace(",", ""), working)

@@ -1,5 +1,6 @@
 """A problem, whatever task it comes from, and reading one's fields from a raw row."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,11 @@ class Problem:
     claimed: str | None = None
 
 
+def wrong(place: str, what: str) -> UserError:
+    """The error of a row that will not do."""
+    return UserError(f"{place}: {what}: mend the row, or take it out")
+
+
 def text_of(row: dict, names: tuple[str, ...], place: str) -> str:
     """The first of these fields that there is, as text; a number becomes its digits.
 
@@ -34,11 +40,15 @@ def text_of(row: dict, names: tuple[str, ...], place: str) -> str:
     """
     for name in names:
         value = row.get(name)
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             value = repr(value)
         if isinstance(value, str) and value.strip():
             return value.strip()
-    raise UserError(f"{place}: no text in {' or '.join(map(repr, names))}")
+    there = [repr(row[name])[:40] for name in names if name in row]
+    given = f" (given: {there[0]})" if there else ""
+    named = "" if len(names) == 1 else ", or say in task.fields what your rows call it"
+    error = wrong(place, f"no text in {' or '.join(map(repr, names))}{given}")
+    raise UserError(f"{error}{named}")
 
 
 def maybe(row: dict, names: tuple[str, ...], place: str) -> str | None:
@@ -54,5 +64,5 @@ def texts_of(value: Any, what: str, place: str) -> list[str]:
         UserError: it is none; names the row.
     """
     if not isinstance(value, list) or not all(isinstance(v, str | int | float) for v in value):
-        raise UserError(f"{place}: {what} is no list of texts")
+        raise wrong(place, f"{what} is no list of texts")
     return [str(v) for v in value]

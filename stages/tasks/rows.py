@@ -21,7 +21,7 @@ from typing import Any
 
 from stages.core import code
 from stages.core.errors import UserError
-from stages.tasks.problem import Problem, maybe, text_of, texts_of
+from stages.tasks.problem import Problem, maybe, text_of, texts_of, wrong
 
 NAMES = {
     "question": ("question", "problem", "prompt"),
@@ -72,7 +72,7 @@ def programming(
     try:
         return Problem(question, solution or "", tests=code.normal(tests), **about)
     except UserError as error:
-        raise UserError(f"{place}: {error}") from None
+        raise wrong(place, str(error)) from None
 
 
 def choice(
@@ -84,6 +84,8 @@ def choice(
         UserError: `right` is neither a letter, nor a number from 0, nor one option's text.
     """
     letters = string.ascii_uppercase[: len(options)]
+    if len(options) > len(letters):
+        raise wrong(place, f"{len(options)} options, but letters for {len(letters)}")
     bare = [own_text(option, letter) for option, letter in zip(options, letters, strict=False)]
     if right.strip().upper() in list(letters):
         gold = right.strip().upper()
@@ -92,7 +94,7 @@ def choice(
     elif bare.count(right) == 1:
         gold = letters[bare.index(right)]
     else:
-        raise UserError(f"{place}: the answer {right!r} is none of the {len(options)} options")
+        raise wrong(place, f"the answer {right!r} is none of the {len(options)} options")
     lines = [f"{letter}) {text}" for letter, text in zip(letters, bare, strict=True)]
     return Problem("\n".join([question, *lines]), gold, options=bare, **about)
 

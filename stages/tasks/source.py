@@ -29,9 +29,28 @@ def splits(task: Source, hub_config: str | None = None) -> tuple[list[dict], lis
         rows = from_hub(task, hub_config, train)
         return held_out(rows) if train == test else (rows, from_hub(task, hub_config, test))
     path = Path(task.source).expanduser()
+    if path.is_dir():
+        require_splits(path, {train, test})
     if path.is_dir() and train != test:
         return tuple(numbered(path / f"{split}.jsonl") for split in (train, test))
     return held_out(numbered(path / f"{train}.jsonl" if path.is_dir() else path))
+
+
+def require_splits(folder: Path, names: set[str]) -> None:
+    for name in sorted(names):
+        if not (folder / f"{name}.jsonl").exists():
+            raise UserError(
+                f"task.source: {folder} has no {name}.jsonl: put it there, say in task.splits what "
+                "it is called, or name one file, of which every fifth row is then held out"
+            )
+
+
+def place(task: Source, split: str) -> str:
+    """Where a split's rows lie, for messages."""
+    if not is_local(task.source):
+        return f"{task.source} {split}"
+    path = Path(task.source)
+    return str(path / f"{split}.jsonl" if path.expanduser().is_dir() else path)
 
 
 def held_out(rows: list[dict]) -> tuple[list[dict], list[dict]]:
@@ -44,7 +63,7 @@ def held_out(rows: list[dict]) -> tuple[list[dict], list[dict]]:
 def numbered(path: Path) -> list[dict]:
     rows = with_row_numbers(read_rows(path))
     if not rows:
-        raise UserError(f"{path} has no rows")
+        raise UserError(f"{path} has no rows: name another file, or fill it")
     return rows
 
 

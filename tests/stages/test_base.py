@@ -1,6 +1,5 @@
 """base: what it says of a hub that is away, and what it keeps of a local model."""
 
-import hashlib
 import json
 import os
 import subprocess
@@ -12,7 +11,9 @@ import yaml
 from stages import base
 from stages.core import params as parameters
 from stages.core.errors import UserError
-from tests.conftest import ROOT
+from stages.core.files import sha256
+from tests.conftest import ROOT, copy
+from tests.stages.core.test_models import save
 
 AWAY = "http://127.0.0.1:9"  # the discard port: nobody answers
 
@@ -25,6 +26,8 @@ def real(raw: dict, source: str, watch: str = "data/raw/README.md") -> dict:
 @pytest.mark.parametrize("offline", ["0", "1"])
 def test_an_unreachable_hub_is_one_line_and_leaves_nothing(raw, here, offline):
     (here / "params.yaml").write_text(yaml.safe_dump(real(raw, "Qwen/Qwen2.5-0.5B-Instruct")))
+    for name in ("dvc.yaml", "data/raw/README.md"):
+        copy(ROOT / name, here / name)
     env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_ENDPOINT": AWAY, "HF_HUB_OFFLINE": offline}
     done = subprocess.run(
         [sys.executable, "-m", "stages.base"], env=env, capture_output=True, text=True
@@ -41,10 +44,10 @@ def test_a_local_model_is_kept_as_a_manifest_of_hashes(raw, here):
     folder.mkdir()
     with pytest.raises(UserError, match=r"no complete model folder: config.json, .* missing"):
         base.describe(parameters.validate(real(raw, "./qwen", "./qwen"), "params.yaml").base)
-    for name in ("config.json", "tokenizer_config.json", "model.safetensors"):
-        (folder / name).write_text(name)
+    folder.rmdir()
+    save("gpt2", folder)
     base.describe(parameters.validate(real(raw, "./qwen", "./qwen"), "params.yaml").base)
     [manifest] = (here / "models/base").iterdir()
     kept = json.loads(manifest.read_text())
     assert kept["source"] == str(folder)
-    assert kept["files"]["config.json"] == hashlib.sha256(b"config.json").hexdigest()
+    assert kept["files"]["config.json"] == sha256(folder / "config.json")

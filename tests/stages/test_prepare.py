@@ -48,7 +48,7 @@ def test_the_system_prompt_names_the_tags(here, tiny):
 
 
 def test_duplicates_and_leaks_are_dropped_and_counted(raw):
-    raw["task"] = {"name": "rows", "source": "x.jsonl", "watch": "x.jsonl"}
+    raw["task"] = {"name": "rows", "source": "x.jsonl", "watch": "x.jsonl", "demonstrations": 1}
     loaded = params.validate(raw, "params.yaml")
     problems = [Problem("How many?", "1"), Problem("how  MANY", "1"), Problem("In test!", "1"),
                 Problem("Fine?", "2")]  # fmt: skip
@@ -120,6 +120,7 @@ def test_code_without_solutions_serves_for_grpo_only(here, tiny):
     Path("rows.jsonl").write_text("\n".join(map(json.dumps, made)))
     tiny["task"] = {"name": "rows", "source": "rows.jsonl", "watch": "rows.jsonl",
                     "demonstrations": 0, "pool": 10}  # fmt: skip
+    tiny["sft"]["method"] = "none"
     prepare.body(params.validate(tiny, "params.yaml"), run=None)
     assert len(rows("sft")) == 0 and len(rows("grpo")) == 10
 

@@ -189,5 +189,5 @@ def test_golds_that_the_cookbooks_number_reward_can_never_pay(real_data):
 
 
 def test_an_option_that_must_be_given_is_asked_for():
-    with pytest.raises(UserError, match=r"overlong\.options: limit, buffer must be given"):
+    with pytest.raises(UserError, match=r"overlong\.options: this reward needs limit and buffer"):
         rewards.build("overlong", Reward(), FMT)

@@ -64,9 +64,9 @@ def test_a_custom_reward_that_dvc_does_not_watch_is_refused_with_the_line_to_add
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        ({"weight": 1}, "no such reward"),
+        ({"weight": 1}, "no reward is called mine"),
         ({"weight": 1, "function": "nowhere.at:all"}, "names no function"),
-        ({"weight": 1, "function": "my_rewards"}, "no such reward as my_rewards"),
+        ({"weight": 1, "function": "my_rewards"}, "no reward is called my_rewards"),
         ({"weight": 1, "function": "my_rewards:missing"}, "has no function 'missing'"),
         ({"weight": 1, "function": "my_rewards:brevity", "options": {"max": 1}}, "takes limit"),
     ],

@@ -51,7 +51,7 @@ def test_named_rewards_and_what_cannot_be_judged(in_root):
         ([], '\n{"answer": "2"}', 'stdin, line 2: a row is an object with a "completion"'),
         ([], '{"completion": "2"}', 'has no "answer"'),
         (["nowhere.jsonl"], "", "nowhere.jsonl is no file"),
-        (["--rewards", "correctnes"], "", "no such reward as correctnes"),
+        (["--rewards", "correctnes"], "", "no reward is called correctnes"),
         (["--params", "nowhere.yaml"], "", "nowhere.yaml is missing"),
     ],
 )
