@@ -1,6 +1,7 @@
 """Where things lie, and writing them so that nothing is ever half-written."""
 
 import csv
+import glob
 import hashlib
 import json
 import os
@@ -9,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from stages.core.errors import UserError
 
@@ -29,6 +32,9 @@ def cache_dir(name: str) -> Path:
 def replacing(path: Path) -> Iterator[Path]:
     """A fresh path beside `path` to write to, moved into its place if the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.new"):
+        if not in_use(left):
+            remove(left)
     beside = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         yield beside
@@ -36,6 +42,12 @@ def replacing(path: Path) -> Iterator[Path]:
         beside.replace(path)
     finally:
         remove(beside)
+
+
+def in_use(beside: Path) -> bool:
+    """Whether another process is writing this; one that was killed has left it half-written."""
+    pid = beside.name.split(".")[-2]
+    return pid.isdigit() and int(pid) != os.getpid() and psutil.pid_exists(int(pid))
 
 
 def remove(path: Path) -> None:
