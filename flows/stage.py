@@ -1,6 +1,7 @@
 """One stage as a run in Prefect, and DVC, which runs it, as a process."""
 
 import asyncio
+import logging
 import os
 import re
 import sys
@@ -9,12 +10,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from pathlib import Path
 
-from prefect import Flow, get_run_logger, runtime
+from prefect import Flow, get_client, get_run_logger, runtime
 from prefect.states import Completed, Failed, State
 
 from flows import process
 
+logger = logging.getLogger("prefect.flows")
+
 TAIL_LINES = 10
+POLL_S = 2  # between two looks for a lost server
 
 STAGE_LINE = re.compile(
     r"Running stage '(?P<running>.+)':$"
@@ -30,14 +34,41 @@ class PipelineError(Exception):
 
 
 async def child_run(name: str, body: Callable[[], Awaitable[State]], retries: int = 0) -> State:
-    """Run `body` as a child run named after the stage, and return the state it ends in."""
+    """Run `body` as a child run named after the stage, and return the state it ends in.
+
+    A Prefect server that is lost meanwhile is waited for, before and after: it ends no training.
+    """
 
     async def stage() -> State:
-        return await body()
+        try:
+            state = await body()
+        except PipelineError:
+            await server_is_there()
+            raise
+        await server_is_there()
+        return state
 
+    await server_is_there()
     name = name.replace("/", ":")  # of a file such as data/raw.dvc; Prefect allows no slash
     child = Flow(stage, name=name, flow_run_name=name, retries=retries)
     return await child(return_state=True)
+
+
+async def server_is_there() -> None:
+    """Wait until the Prefect server answers; it may have been stopped, or be starting again."""
+    waits = False
+    while error := await _server_error():
+        if not waits:
+            logger.warning("The Prefect server is lost (%s): what runs goes on, what has ended is "
+                           "told to it when it is back.", error)  # fmt: skip
+        waits = True
+        await asyncio.sleep(POLL_S)
+
+
+async def _server_error() -> Exception | None:
+    """What keeps the server from answering; asked by a client that never retries by itself."""
+    async with get_client() as client:
+        return await client.api_healthcheck()
 
 
 async def follow(stage_log: Path, lines: AsyncIterator[str], retries: int = 0) -> State:
