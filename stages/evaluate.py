@@ -24,7 +24,7 @@ from stages.answers.equality import equal
 from stages.core import harness, stage
 from stages.core import params as parameters
 from stages.core.errors import UserError
-from stages.core.files import read_rows, write_json, write_rows
+from stages.core.files import full_disk_said, read_rows, write_json, write_rows
 from stages.core.grade import Grade, flexible, grades
 from stages.core.harness import Completion
 from stages.core.params import Params, Source
@@ -242,15 +242,16 @@ def standalone(asked: argparse.Namespace) -> None:
     stage.set_environment()
     stage.set_up_log("evaluate")
     try:
-        params = with_options(parameters.load(asked.params), asked)
-        rows = standalone_rows(asked, params)
-        progress = Progress("evaluate", LOG_EVERY)
-        where = Path(asked.model) if Path(asked.model).is_dir() else asked.model
-        result = evaluated(where, rows, params, progress)
+        with full_disk_said():
+            params = with_options(parameters.load(asked.params), asked)
+            rows = standalone_rows(asked, params)
+            progress = Progress("evaluate", LOG_EVERY)
+            where = Path(asked.model) if Path(asked.model).is_dir() else asked.model
+            result = evaluated(where, rows, params, progress)
+            save(result, asked.output_dir, "samples")
+            write_json(asked.output_dir / "metrics.json", result.metrics)
     except UserError as error:
         sys.exit(f"evaluate: {error}")
-    save(result, asked.output_dir, "samples")
-    write_json(asked.output_dir / "metrics.json", result.metrics)
     print(table(result))
     print(f"every sample: {asked.output_dir / 'samples.jsonl'}")
 

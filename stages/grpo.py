@@ -229,7 +229,12 @@ def recording_trainer() -> type:
 
 def save_adapter(model: Any) -> None:
     from stages.core.files import replacing
+    from stages.core.models import require_numbers
 
+    require_numbers(model, ADAPTER)
+    for config in model.peft_config.values():
+        if isinstance(config.target_modules, set):  # it would be written in another order each time
+            config.target_modules = sorted(config.target_modules)
     with replacing(ADAPTER) as beside:
         model.save_pretrained(beside)
 

@@ -21,7 +21,7 @@ import psutil
 from stages.core import params as parameters
 from stages.core import tracking
 from stages.core.errors import UserError
-from stages.core.files import cache_dir, remove, root, write_csv, write_json
+from stages.core.files import cache_dir, full_disk_said, remove, root, write_csv, write_json
 from stages.core.params import Params
 from stages.core.progress import Progress
 
@@ -89,13 +89,14 @@ def main(name: str, body: Body) -> None:
     """Runs a stage and exits: 0, or 1 with one line where the user can mend it."""
     stage = os.environ.get("DVC_STAGE", name)
     set_environment()
-    set_up_log(stage)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    end_with_pipeline()
     try:
-        params = parameters.load()
-        seed_everything(params.seed)
-        execute(stage, params, body)
+        with full_disk_said():
+            set_up_log(stage)
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+            end_with_pipeline()
+            params = parameters.load()
+            seed_everything(params.seed)
+            execute(stage, params, body)
     except UserError as error:
         log.error("%s: %s", stage, error)
         sys.exit(1)
@@ -145,7 +146,7 @@ def set_up_log(stage: str) -> None:
     """The stage's lines on stderr; these and the libraries' in logs/STAGE.log."""
     folder = root() / "logs" / os.environ.get("DVC_EXP_NAME", "")
     folder.mkdir(parents=True, exist_ok=True)
-    file = logging.FileHandler(folder / f"{stage}.log", mode="w")
+    file = LogFile(folder / f"{stage}.log", mode="w")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     console = logging.StreamHandler()
     console.setFormatter(logging.Formatter("%(message)s"))
@@ -155,6 +156,14 @@ def set_up_log(stage: str) -> None:
     log.addHandler(console)
     # what is no user's mistake is a defect: its traceback belongs into the log as well
     sys.excepthook = lambda *error: log.critical("%s failed", stage, exc_info=error)
+
+
+class LogFile(logging.FileHandler):
+    """A log that a full disk keeps from growing is not what the stage fails of."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
 
 
 def seed_everything(seed: int) -> None:
