@@ -13,18 +13,19 @@ import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
+from httpx import TransportError
 from prefect import flow, get_client, get_run_logger, runtime
 from prefect.exceptions import TerminationSignal
 from prefect.states import Completed, Failed, State
 from pydantic import NonNegativeInt
 
-from flows import process
+from flows import lease, process
 from flows.stage import (
     STAGE_LINE,
     PipelineError,
@@ -37,6 +38,8 @@ from flows.stage import (
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
+
+lease.keep()
 
 EXPERIMENT_LINE = re.compile(r"Reproducing experiment '(.+)'$")
 EXPERIMENT_END = "Ran experiment(s): "
@@ -303,7 +306,8 @@ async def _tag(experiment: str) -> None:
     await server_is_there()
     tags = {*runtime.flow_run.tags, experiment}
     async with get_client() as client:
-        await client.update_flow_run(runtime.flow_run.id, tags=tags)
+        with suppress(TransportError):  # lost at this very moment: the log names it, too
+            await client.update_flow_run(runtime.flow_run.id, tags=tags)
 
 
 def _stage_of(line: str) -> str | None:

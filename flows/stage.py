@@ -7,9 +7,10 @@ import re
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 
+from httpx import TransportError
 from prefect import Flow, get_client, get_run_logger, runtime
 from prefect.states import Completed, Failed, State
 
@@ -36,22 +37,34 @@ class PipelineError(Exception):
 async def child_run(name: str, body: Callable[[], Awaitable[State]], retries: int = 0) -> State:
     """Run `body` as a child run named after the stage, and return the state it ends in.
 
-    A Prefect server that is lost meanwhile is waited for, before and after: it ends no training.
+    A Prefect server that is lost meanwhile is waited for: it neither ends a stage nor changes how
+    it ended.
     """
+    child_id, ended = None, None
 
     async def stage() -> State:
+        nonlocal child_id, ended
+        child_id = runtime.flow_run.id
         try:
-            state = await body()
+            ended = await body()
         except PipelineError:
             await server_is_there()
             raise
         await server_is_there()
-        return state
+        return ended
 
-    await server_is_there()
     name = name.replace("/", ":")  # of a file such as data/raw.dvc; Prefect allows no slash
     child = Flow(stage, name=name, flow_run_name=name, retries=retries)
-    return await child(return_state=True)
+    while True:
+        await server_is_there()
+        with suppress(TransportError):  # lost at this very moment
+            if ended is None:
+                state = await child(return_state=True)
+                if ended is None or state.type == ended.type:
+                    return ended or state
+            async with get_client() as client:
+                await client.set_flow_run_state(child_id, ended, force=True)
+            return ended
 
 
 async def server_is_there() -> None:

@@ -1,5 +1,6 @@
 """A Prefect server that is lost in mid-flow, for longer than Prefect itself would wait."""
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -8,8 +9,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
+from prefect import flow_engine
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tests.flows.conftest import PREFECT, Checkout, checkout, is_healthy, toy, wait  # noqa: F401
 
@@ -60,7 +64,7 @@ def test_a_lost_prefect_server_changes_neither_the_outcome_nor_the_exit_code(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{port}/api")
-    monkeypatch.setenv("PREFECT_CLIENT_MAX_RETRIES", "0")  # any outage is a long one
+    monkeypatch.setenv("PREFECT_CLIENT_MAX_RETRIES", "2")  # it waits for 6 s by itself
     checkout.set(left=2)
     checkout.tell("left", "meet", "the server's end")
     output = checkout.notes / "flow.txt"
@@ -76,13 +80,28 @@ def test_a_lost_prefect_server_changes_neither_the_outcome_nor_the_exit_code(
     for _ in wait("the stage to end without a server"):
         if "is lost" in output.read_text():
             break
-    time.sleep(3)
+    time.sleep(10)
     assert flow.poll() is None
     with prefect_server(port, home):
-        assert flow.wait(90) == 0, output.read_text()
+        assert flow.wait(180) == 0, output.read_text()
         text = output.read_text()
         assert f"Completed {len(ran + cached)} stages: {len(ran)} ran, {len(cached)} cached" in text
         told = checkout.command(sys.executable, "-c", QUERY).splitlines()
     ended = {f"{name} Completed" for name in ["flow", *ran]} | {f"{name} Cached" for name in cached}
     assert set(told) == ended and len(told) == len(ended)
     checkout.command("dvc", "status", "--quiet", "left")
+
+
+def test_a_lost_lease_ends_no_run():
+    """Prefect's own keeper cancels the block after some 7 s."""
+    from flows import pipeline  # noqa: F401 - it puts ours in its place
+
+    async def in_a_slot() -> str:
+        with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+            async with flow_engine.amaintain_concurrency_lease(
+                uuid4(), 300, raise_on_lease_renewal_failure=True
+            ):
+                await asyncio.sleep(10)
+        return "went on"
+
+    assert asyncio.run(in_a_slot()) == "went on"
