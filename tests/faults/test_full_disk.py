@@ -30,9 +30,9 @@ from tests.faults.harness import (
 NAMESPACE = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "-m"]
 # $1 folder, $2 KB left free, the rest: the stage's command. What the first start leaves is listed.
 SCRIPT = """
-folder=$1 free=$2; shift 2
-cp -a "$folder" ../original && mount -t tmpfs -o size=64m tmpfs "$folder" || exit 99
-cp -a ../original/. "$folder" && cd "$PWD" || exit 99
+folder=$(realpath "$1") free=$2 here=$PWD; shift 2
+cp -a "$folder" ../original && mount -t tmpfs -o size=64m tmpfs "$folder" && cd "$here" || exit 99
+cp -a ../original/. "$folder" || exit 99
 dd if=/dev/zero of="$folder/filler" bs=4k 2>/dev/null
 truncate -s -"$free"K "$folder/filler"
 "$@" >../first.txt 2>&1; echo $? >../first.code
