@@ -8,7 +8,7 @@ from tests.faults.harness import OUTPUTS, kill_again_and_again, nothing_was_lost
 
 
 @pytest.mark.parametrize("kills", [
-    pytest.param(20, marks=pytest.mark.long),
+    pytest.param(20, marks=[pytest.mark.long, pytest.mark.timeout(1800)]),
     pytest.param(200, marks=[pytest.mark.nightly, pytest.mark.timeout(3 * 3600)]),
 ])  # fmt: skip
 def test_killed_at_any_moment_a_stage_ends_with_the_same_bits(done, tmp_path, count, kills):
