@@ -99,7 +99,7 @@ def not_finite(curve: Curve, section: Training) -> Finding | None:
         return None
     return found(
         not_finite, curve, f"mean_reward is {rewards[-1]}",
-        "find the reward that returns inf, or None for everything (the rewards of each completion "
+        "find the reward that returns inf, or NaN or None for all (the rewards of each completion "
         "stand in rollouts/grpo.jsonl)", "stop",
     )  # fmt: skip
 
