@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from stages.core.files import cache_dir, root, write_text
+from stages.core.files import cache_dir, replacing, root, write_text
 
 EXPERIMENT = "grpo-pipeline"
 GRACE = 5  # seconds to go on sending when the stage is gone; the rest is sent with the next stage
@@ -128,8 +128,9 @@ class Store:
         from mlflow import MlflowClient
 
         self.uri = uri or f"sqlite:///{root()}/mlflow.db"
-        self.client = MlflowClient(self.uri)
         with FileLock(cache_dir("tracking") / "experiment.lock"):  # one of several makes it
+            make_database(self.uri)
+            self.client = MlflowClient(self.uri)
             self.experiment = self.experiment_id()
 
     def experiment_id(self) -> str:
@@ -180,6 +181,16 @@ class Store:
 
         named = ((name.replace("@", "."), value) for name, value in values.items())
         self.client.log_batch(run, metrics=[Metric(n, v, time, step) for n, v in named])
+
+
+def make_database(uri: str) -> None:
+    """A sqlite store, all its tables or nothing: one that was cut off is of no use to MLflow."""
+    from mlflow import MlflowClient
+
+    path = Path(uri.removeprefix("sqlite:///"))
+    if uri.startswith("sqlite:///") and not path.exists():
+        with replacing(path) as beside:
+            MlflowClient(f"sqlite:///{beside}").search_experiments()
 
 
 def stage_tag(stage: str) -> str:
