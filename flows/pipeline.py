@@ -13,22 +13,33 @@ import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
+from httpx import TransportError
 from prefect import flow, get_client, get_run_logger, runtime
 from prefect.exceptions import TerminationSignal
 from prefect.states import Completed, Failed, State
 from pydantic import NonNegativeInt
 
-from flows import process
-from flows.stage import STAGE_LINE, PipelineError, child_run, dvc, follow, stage_environment
+from flows import lease, process
+from flows.stage import (
+    STAGE_LINE,
+    PipelineError,
+    child_run,
+    dvc,
+    follow,
+    server_is_there,
+    stage_environment,
+)
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
+
+lease.keep()
 
 EXPERIMENT_LINE = re.compile(r"Reproducing experiment '(.+)'$")
 EXPERIMENT_END = "Ran experiment(s): "
@@ -58,10 +69,13 @@ async def grpo_pipeline(
     try:
         needs = plan(targets)
         if overrides:
-            return await _run_experiment(overrides, targets, force, retries)
-        return await _run_stages(needs, force, retries)
+            state = await _run_experiment(overrides, targets, force, retries)
+        else:
+            state = await _run_stages(needs, force, retries)
     except (DvcException, PipelineError) as error:
-        return Failed(message=str(error))
+        state = Failed(message=str(error))
+    await server_is_there()
+    return state
 
 
 def _on_end(flow_run: asyncio.Task, task: asyncio.Task) -> None:
@@ -289,9 +303,11 @@ async def _try_experiment(command: list[str]) -> tuple[str, dict[str, State]]:
 
 async def _tag(experiment: str) -> None:
     """Let the flow run be found by the name of its experiment."""
+    await server_is_there()
     tags = {*runtime.flow_run.tags, experiment}
     async with get_client() as client:
-        await client.update_flow_run(runtime.flow_run.id, tags=tags)
+        with suppress(TransportError):  # lost at this very moment: the log names it, too
+            await client.update_flow_run(runtime.flow_run.id, tags=tags)
 
 
 def _stage_of(line: str) -> str | None:

@@ -1,20 +1,25 @@
 """One stage as a run in Prefect, and DVC, which runs it, as a process."""
 
 import asyncio
+import logging
 import os
 import re
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 
-from prefect import Flow, get_run_logger, runtime
+from httpx import TransportError
+from prefect import Flow, get_client, get_run_logger, runtime
 from prefect.states import Completed, Failed, State
 
 from flows import process
 
+logger = logging.getLogger("prefect.flows")
+
 TAIL_LINES = 10
+POLL_S = 2  # between two looks for a lost server
 
 STAGE_LINE = re.compile(
     r"Running stage '(?P<running>.+)':$"
@@ -30,14 +35,53 @@ class PipelineError(Exception):
 
 
 async def child_run(name: str, body: Callable[[], Awaitable[State]], retries: int = 0) -> State:
-    """Run `body` as a child run named after the stage, and return the state it ends in."""
+    """Run `body` as a child run named after the stage, and return the state it ends in.
+
+    A Prefect server that is lost meanwhile is waited for: it neither ends a stage nor changes how
+    it ended.
+    """
+    child_id, ended = None, None
 
     async def stage() -> State:
-        return await body()
+        nonlocal child_id, ended
+        child_id = runtime.flow_run.id
+        try:
+            ended = await body()
+        except PipelineError:
+            await server_is_there()
+            raise
+        await server_is_there()
+        return ended
 
     name = name.replace("/", ":")  # of a file such as data/raw.dvc; Prefect allows no slash
     child = Flow(stage, name=name, flow_run_name=name, retries=retries)
-    return await child(return_state=True)
+    while True:
+        await server_is_there()
+        with suppress(TransportError):  # lost at this very moment
+            if ended is None:
+                state = await child(return_state=True)
+                if ended is None or state.type == ended.type:
+                    return ended or state
+            async with get_client() as client:
+                await client.set_flow_run_state(child_id, ended, force=True)
+            return ended
+
+
+async def server_is_there() -> None:
+    """Wait until the Prefect server answers; it may have been stopped, or be starting again."""
+    waits = False
+    while error := await _server_error():
+        if not waits:
+            logger.warning("The Prefect server is lost (%s): what runs goes on, what has ended is "
+                           "told to it when it is back.", error)  # fmt: skip
+        waits = True
+        await asyncio.sleep(POLL_S)
+
+
+async def _server_error() -> Exception | None:
+    """What keeps the server from answering; asked by a client that never retries by itself."""
+    async with get_client() as client:
+        return await client.api_healthcheck()
 
 
 async def follow(stage_log: Path, lines: AsyncIterator[str], retries: int = 0) -> State:

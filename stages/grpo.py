@@ -278,10 +278,14 @@ def save(model: Any, tokenizer: "PreTrainedTokenizerBase") -> None:
     from stages.core import models
     from stages.core.files import replacing
 
+    models.require_numbers(model, ADAPTER)
     if not hasattr(model, "peft_config"):
         models.neutral_generation(model)
         models.save_model(model, tokenizer, ADAPTER)
         return
+    for config in model.peft_config.values():
+        if isinstance(config.target_modules, set):  # it would be written in another order each time
+            config.target_modules = sorted(config.target_modules)
     with replacing(ADAPTER) as beside:
         model.save_pretrained(beside)
 

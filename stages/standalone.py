@@ -15,7 +15,7 @@ from stages import tasks
 from stages.core import params as parameters
 from stages.core import stage
 from stages.core.errors import UserError
-from stages.core.files import read_rows, write_json
+from stages.core.files import full_disk_said, read_rows, write_json
 from stages.core.params import Params, Source
 from stages.core.progress import Progress
 from stages.evaluate import Result, evaluated, save, tasks_of
@@ -31,7 +31,8 @@ def main() -> None:
     try:
         stage.set_up_log("evaluate")
         check(asked)
-        report(asked)
+        with full_disk_said():
+            report(asked)
     except UserError as error:
         sys.exit(f"evaluate: {error}")
 

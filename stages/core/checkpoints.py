@@ -5,21 +5,22 @@ code and inputs, so that nothing else ever goes on from them. A checkpoint count
 with the hash of each of its files is written; one that is damaged is passed over. The
 frame of a stage that succeeds removes its own.
 
-What transformers' checkpoint does not hold is kept beside it: the curve, the rollouts, the count of
-tokens.
+What transformers' checkpoint does not hold is kept with it: the curve, the count of tokens, and how
+much of `rollouts.jsonl`, which grows beside the checkpoints, is theirs, with a hash of it.
 """
 
+import hashlib
 import json
 import logging
+import os
 import time
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from transformers import TrainerCallback
 
-from stages.core.files import cache_dir, read_rows, remove, sha256, write_json
+from stages.core.files import cache_dir, remove, sha256, write_json
 from stages.core.graph import digest, md5, of_stage, value_at
 
 if TYPE_CHECKING:
@@ -55,8 +56,7 @@ def key(stage: str) -> str:
 
 def newest(where: Path) -> Path | None:
     """The newest complete checkpoint; damaged ones are passed over, with a line that says so."""
-    found = sorted(where.glob("checkpoint-*"), key=lambda path: -int(path.name.rpartition("-")[2]))
-    for checkpoint in found:
+    for checkpoint in sorted(where.glob("checkpoint-*"), key=step, reverse=True):
         if damage := damaged(checkpoint):
             log.warning("%s: %s: passed over", checkpoint.name, damage)
         else:
@@ -64,20 +64,40 @@ def newest(where: Path) -> Path | None:
     return None
 
 
+def step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
 def damaged(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint, if anything."""
     try:
-        hashes = json.loads((checkpoint / MARKER).read_text())
+        hashes = json.loads((checkpoint / MARKER).read_bytes())
     except FileNotFoundError:
         return "was not finished"
-    except json.JSONDecodeError:
+    except ValueError:  # no JSON, or no text at all
+        return f"{MARKER} is damaged"
+    if not isinstance(hashes, dict) or EXTRAS not in hashes:
         return f"{MARKER} is damaged"
     for name, known in hashes.items():
         if not (checkpoint / name).is_file():
             return f"{name} is missing"
         if sha256(checkpoint / name) != known:
             return f"{name} is damaged"
+    rollouts = json.loads((checkpoint / EXTRAS).read_text())["rollouts"]
+    if first(rollouts["bytes"], checkpoint.with_name(ROLLOUTS)).hexdigest() != rollouts["sha256"]:
+        return f"{ROLLOUTS} is damaged"
     return None
+
+
+def first(count: int, path: Path) -> "hashlib._Hash":
+    """The SHA-256 of a file's first bytes, to be gone on with; of fewer where it has fewer."""
+    digest = hashlib.sha256()
+    if path.is_file():
+        with path.open("rb") as file:
+            while part := file.read(min(count, 2**20)):
+                digest.update(part)
+                count -= len(part)
+    return digest
 
 
 class Keeper(TrainerCallback):
@@ -95,6 +115,14 @@ class Keeper(TrainerCallback):
         self.trainer, self.run, self.where = trainer, run, where
         self.last = time.monotonic()
         self.written = 0  # rollouts in the file
+        self.hash = hashlib.sha256()  # of the file
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any):
+        """What was passed over goes: it would count among those that transformers keeps."""
+        if state.is_world_process_zero:
+            for checkpoint in self.where.glob("checkpoint-*"):
+                if step(checkpoint) > state.global_step:
+                    remove(checkpoint)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any):
         due = time.monotonic() - self.last >= self.run.checkpoint_seconds
@@ -113,13 +141,16 @@ class Keeper(TrainerCallback):
         files = (path for path in sorted(checkpoint.iterdir()) if path.is_file())
         write_json(checkpoint / MARKER, {path.name: sha256(path) for path in files})
 
-    def append(self, rollouts: list[dict]) -> int:
-        """Rollouts that are not in the file yet; returns how many there are."""
-        with (self.where / ROLLOUTS).open("a") as file:
+    def append(self, rollouts: list[dict]) -> dict:
+        """Writes rollouts that are not in the file yet; says what it holds by now."""
+        with (self.where / ROLLOUTS).open("ab") as file:
             for row in rollouts[self.written :]:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                line = json.dumps(row).encode() + b"\n"
+                file.write(line)
+                self.hash.update(line)
+            size = file.tell()
         self.written = len(rollouts)
-        return self.written
+        return {"bytes": size, "sha256": self.hash.hexdigest()}
 
     def restore(self) -> Path | None:
         """The checkpoint to go on from, with what is kept beside it put back in place."""
@@ -128,23 +159,26 @@ class Keeper(TrainerCallback):
             self.where.mkdir(parents=True, exist_ok=True)
             for unfinished in self.where.glob("checkpoint-*"):
                 remove(unfinished)
-            self.rewrite([])
+            self.restore_rollouts(0)
             return None
         extras = json.loads((checkpoint / EXTRAS).read_text())
         self.run.restore(extras["curve"])
         self.trainer._total_train_tokens = extras["tokens"]
-        if extras["rollouts"]:  # what lies behind these was sampled after the checkpoint
-            kept = islice(read_rows(self.where / ROLLOUTS), extras["rollouts"])
-            self.trainer.rollouts = list(kept)
-        self.rewrite(getattr(self.trainer, "rollouts", []))
-        log.info("%s: going on from step %s", self.run.name, checkpoint.name.rpartition("-")[2])
+        self.restore_rollouts(extras["rollouts"]["bytes"])
+        log.info("%s: going on from step %d", self.run.name, step(checkpoint))
         return checkpoint
 
-    def rewrite(self, rollouts: list[dict]) -> None:
-        """The file without what was sampled after the checkpoint, and perhaps cut off."""
-        remove(self.where / ROLLOUTS)
-        self.written = 0
-        self.append(rollouts)
+    def restore_rollouts(self, size: int) -> None:
+        """Those up to the checkpoint; what lies behind was sampled after it, or is cut off."""
+        path = self.where / ROLLOUTS
+        if not size:
+            remove(path)
+            return
+        os.truncate(path, size)
+        self.hash = first(size, path)
+        with path.open() as file:
+            self.trainer.rollouts = [json.loads(line) for line in file]
+        self.written = len(self.trainer.rollouts)
 
 
 def between_batches(trainer: "Trainer") -> bool:

@@ -81,7 +81,7 @@ def diagnose(curve: Curve, section: Training, known: Container[str] = ()) -> lis
 
 
 def not_finite(curve: Curve, section: Training) -> Finding | None:
-    """A reward is NaN where no completion of a step could be judged: not yet a reason to stop."""
+    """No completion of a step could be judged: not yet a reason to stop. TRL logs None for it."""
     if not curve:
         return None
     name = section_name(section)
@@ -92,13 +92,14 @@ def not_finite(curve: Curve, section: Training) -> Finding | None:
             f"lower {name}.learning_rate (now {section.learning_rate:g}), or set {name}.precision "
             "to fp32", "stop",
         )  # fmt: skip
-    rewards = list(islice(logged(curve, "mean_reward"), IN_A_ROW))
+    told = [row for row in curve[-IN_A_ROW:] if {"mean_reward", "unjudged"} & row.keys()]
+    rewards = [next(logged([row], "mean_reward"), float("nan")) for row in told]
     unjudged = len(rewards) == IN_A_ROW and all(map(isnan, rewards))
-    if not unjudged and not any(map(isinf, rewards[:1])):
+    if not unjudged and not any(map(isinf, rewards[-1:])):
         return None
     return found(
-        not_finite, curve, f"mean_reward is {rewards[0]}",
-        "find the reward that returns inf, or None for everything (the rewards of each completion "
+        not_finite, curve, f"mean_reward is {rewards[-1]}",
+        "find the reward that returns inf, or NaN or None for all (the rewards of each completion "
         "stand in rollouts/grpo.jsonl)", "stop",
     )  # fmt: skip
 

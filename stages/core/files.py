@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -9,7 +10,10 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
+
+import psutil
 
 from stages.core.errors import UserError
 
@@ -55,12 +59,65 @@ def replacing(path: Path) -> Iterator[Path]:
     beside = path.with_name(f".{path.name}.{os.getpid()}.new")
     with writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.new"):
+            if not in_use(left):
+                remove(left)
         try:
             yield beside
             remove(path) if path.is_dir() else None
             beside.replace(path)
         finally:
             remove(beside)
+
+
+def in_use(beside: Path) -> bool:
+    """Whether another process is writing this; one that was killed has left it half-written."""
+    pid = beside.name.split(".")[-2]
+    return pid.isdigit() and int(pid) != os.getpid() and psutil.pid_exists(int(pid))
+
+
+@contextmanager
+def full_disk_said() -> Iterator[None]:
+    """A full disk is the user's to mend, whoever in the block meets it.
+
+    Raises:
+        UserError: in place of what the writer raised; says where, and what to do.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not any(map(is_full_disk, chain(error))):
+            raise
+        folder, free = fullest()
+        raise UserError(
+            f"no space left on the disk of {folder} ({free // 10**6} MB free): free some and run "
+            "the same command again; what was written half is gone, whole checkpoints are kept"
+        ) from error
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception, what caused it, and so on."""
+    while error:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """By errno; by what Rust (safetensors, tokenizers) and torch say, which keep no errno."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return any(said in str(error) for said in ("os error 28", "unexpected pos "))
+
+
+def fullest() -> tuple[Path, int]:
+    """Of the disks that a stage writes to, the one with the least space: a folder, free bytes."""
+    inside = [path for top in (root(), root() / ".cache") if top.is_dir() for path in top.iterdir()]
+    folders = filter(Path.is_dir, [root(), Path.cwd(), *sorted(inside), Path(gettempdir())])
+    disks = {}
+    for folder in folders:
+        disks.setdefault(folder.stat().st_dev, folder)
+    free = {folder: shutil.disk_usage(folder).free for folder in disks.values()}
+    return min(free.items(), key=lambda item: item[1])
 
 
 def remove(path: Path) -> None:

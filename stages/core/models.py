@@ -202,11 +202,29 @@ def load_model(
             attn_implementation=attn_implementation,
             quantization_config=nf4() if quantize else None,
         )
+    require_numbers(model, where)
     neutral_generation(model)
     if quantize:
         keep_gradients_right(model)
         return model
     return model.to(device())
+
+
+def require_numbers(model: "PreTrainedModel", where: Path | str) -> None:
+    """A NaN or inf among the weights would make all of a model's answers and gradients NaN.
+
+    Raises:
+        UserError: names the first such weight.
+    """
+    for name, weights in model.named_parameters():
+        if not weights.is_floating_point() or weights.itemsize == 1 or not weights.numel():
+            continue
+        low, high = weights.aminmax()  # a NaN is both; 20 times as fast as asking each
+        if not (low.isfinite() and high.isfinite()):
+            raise UserError(
+                f"the model of {where} has weights that are no numbers (NaN or inf, in {name}): "
+                "make it again, with a lower learning rate if a stage made it, or name another"
+            )
 
 
 def keep_gradients_right(model: "PreTrainedModel") -> None:
@@ -251,7 +269,12 @@ def device() -> str:
 
 
 def save_model(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", to: Path) -> None:
-    """Model and tokenizer into a folder, all of it or nothing."""
+    """Model and tokenizer into a folder, all of it or nothing.
+
+    Raises:
+        UserError: the model has weights that are no numbers.
+    """
+    require_numbers(model, to)
     with replacing(to) as beside:
         model.save_pretrained(beside)
         tokenizer.save_pretrained(beside)

@@ -60,7 +60,8 @@ def report(store: Store, experiment: Experiment) -> None:
     import yaml
 
     time = committed(experiment.commit)
-    tags = {"dvc.experiment": experiment.name, "git.commit": experiment.baseline}
+    tags = {"dvc.experiment": experiment.name, "git.commit": experiment.baseline,
+            "made.for": experiment.commit}  # fmt: skip
     params = dvc.api.params_show("params.yaml", rev=experiment.commit)
     parent = store.new_run(experiment.name, {**tags, "restored": "true"}, flat(params), time)
     store.log_metrics(parent, scores(experiment.commit), step=0, time=time)

@@ -21,7 +21,15 @@ import psutil
 from stages.core import params as parameters
 from stages.core import tracking
 from stages.core.errors import UserError
-from stages.core.files import cache_dir, remove, root, writable, write_csv, write_json
+from stages.core.files import (
+    cache_dir,
+    full_disk_said,
+    remove,
+    root,
+    writable,
+    write_csv,
+    write_json,
+)
 from stages.core.graph import of_stage
 from stages.core.params import Params
 from stages.core.progress import Progress
@@ -93,11 +101,12 @@ def main(name: str, body: Body) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     end_with_pipeline()
     try:
-        set_up_log(stage)
-        refuse_arguments(stage)
-        params = ready(stage)
-        seed_everything(params.seed)
-        execute(stage, params, body)
+        with full_disk_said():
+            set_up_log(stage)
+            refuse_arguments(stage)
+            params = ready(stage)
+            seed_everything(params.seed)
+            execute(stage, params, body)
     except UserError as error:
         if not log.handlers:
             sys.exit(f"{stage}: {error}")  # it is the log that cannot be written
@@ -174,7 +183,7 @@ def set_up_log(stage: str) -> None:
     folder = root() / "logs" / os.environ.get("DVC_EXP_NAME", "")
     with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(folder / f"{stage}.log", mode="w")
+        file = LogFile(folder / f"{stage}.log", mode="w")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     console = logging.StreamHandler()
     console.setFormatter(logging.Formatter("%(message)s"))
@@ -184,6 +193,14 @@ def set_up_log(stage: str) -> None:
     log.addHandler(console)
     # what is no user's mistake is a defect: its traceback belongs into the log as well
     sys.excepthook = lambda *error: log.critical("%s failed", stage, exc_info=error)
+
+
+class LogFile(logging.FileHandler):
+    """A log that a full disk keeps from growing is not what the stage fails of."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
 
 
 def seed_everything(seed: int) -> None:

@@ -2,8 +2,8 @@
 
 `python -m stages.core.tracker FILE` follows the file until its `end` event, or until stdin closes
 because the stage died; then it sends whatever files earlier trackers could not. Sending a file
-again does no harm: its run is found by the id saved beside it, and MLflow drops a metric that has
-the same key, time, step and value.
+again does no harm: its run is found by the id saved beside it or by its tag, and MLflow drops a
+metric that has the same key, time, step and value. A stage that is gone is outlived by seconds.
 """
 
 import json
@@ -12,6 +12,7 @@ import platform
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from hashlib import sha256
 from importlib.metadata import version
@@ -21,18 +22,20 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from stages.core.files import cache_dir, root, write_text
+from stages.core.files import cache_dir, replacing, root, write_text
 
 EXPERIMENT = "grpo-pipeline"
+GRACE = 5  # seconds to go on sending when the stage is gone; the rest is sent with the next stage
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "lm_eval", "dvc", "mlflow")
 
 
-def main(path: Path) -> None:
+def main(path: Path, stage: int) -> None:
+    """Reports the file of the stage that runs as process `stage`, then those left behind."""
     # Ctrl-C and TERM reach the whole process group: the stage says how it ended, then we end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with FileLock(f"{path}.lock"):
-        report(path, follow(path, stage_is_gone()))
+        report(path, follow(path, stage_is_gone(stage)))
     send_missed()
 
 
@@ -47,12 +50,17 @@ def send_missed() -> None:
             continue  # another stage's tracker is at it
 
 
-def stage_is_gone() -> threading.Event:
+def stage_is_gone(stage: int) -> threading.Event:
+    """Set when the stage has closed our stdin: it ends, and waits for us, or it is dead."""
     gone = threading.Event()
 
     def watch() -> None:
         sys.stdin.buffer.read()
         gone.set()
+        while os.getppid() == stage:
+            time.sleep(0.1)
+        time.sleep(GRACE)
+        os._exit(1)  # at any moment: what has arrived is found again
 
     threading.Thread(target=watch, daemon=True).start()
     return gone
@@ -60,11 +68,15 @@ def stage_is_gone() -> threading.Event:
 
 def follow(path: Path, gone: threading.Event) -> Iterator[dict]:
     """The file's events as they come, up to `end`; a stage that died without one was killed."""
+    text = ""
     with path.open() as file:
         while True:
             last_look = gone.is_set()  # asked before reading: all that was written is read now
             while line := file.readline():
-                event = json.loads(line)
+                text += line
+                if not text.endswith("\n"):
+                    continue  # the rest of this line is still to be written
+                event, text = json.loads(text), ""
                 yield event
                 if event["event"] == "end":
                     return
@@ -76,7 +88,7 @@ def follow(path: Path, gone: threading.Event) -> Iterator[dict]:
 
 def read(path: Path) -> Iterator[dict]:
     """All events of a file left behind; a line cut off by a crash is dropped."""
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
             event = json.loads(line)
         except json.JSONDecodeError:
@@ -92,13 +104,17 @@ def killed(path: Path) -> dict:
 
 
 def report(path: Path, events: Iterator[dict]) -> None:
-    """Sends a file's events, and deletes the file once all have arrived."""
+    """Sends a file's events, and deletes the file once all have arrived.
+
+    A stage that was killed before it had written its first line has nothing to report.
+    """
     start = next(events)
-    handlers = [MlflowRun(path, start).handle]
-    handlers += [also(name, start) for name in start["tracking"]["also"]]
-    for event in events:
-        for handle in handlers:
-            handle(event)
+    if start["event"] == "start":
+        handlers = [MlflowRun(path, start).handle]
+        handlers += [also(name, start) for name in start["tracking"]["also"]]
+        for event in events:
+            for handle in handlers:
+                handle(event)
     for done in (path, path.with_suffix(".run"), Path(f"{path}.lock")):
         done.unlink(missing_ok=True)
 
@@ -113,8 +129,9 @@ class Store:
 
         self.uri = uri or f"sqlite:///{root()}/mlflow.db"
         require_database(self.uri)
-        self.client = MlflowClient(self.uri)
         with FileLock(cache_dir("tracking") / "experiment.lock"):  # one of several makes it
+            make_database(self.uri)
+            self.client = MlflowClient(self.uri)
             self.experiment = self.experiment_id()
 
     def experiment_id(self) -> str:
@@ -126,7 +143,12 @@ class Store:
         return self.client.create_experiment(EXPERIMENT, artifact_location=place, tags=kind)
 
     def new_run(self, name: str, tags: dict, params: dict, time: int) -> str:
-        run = self.client.create_run(self.experiment, time, tags, run_name=name)
+        """A run's id. Its tag `made.for` names what it stands for, so that none is made twice."""
+        query = f"tags.`made.for` = '{tags['made.for']}'"
+        if found := self.client.search_runs([self.experiment], query, max_results=1):
+            run = found[0]
+        else:
+            run = self.client.create_run(self.experiment, time, tags, run_name=name)
         self.log_params(run.info.run_id, params)
         return run.info.run_id
 
@@ -171,6 +193,16 @@ def require_database(uri: str) -> None:
     create_engine(uri).connect().close()
 
 
+def make_database(uri: str) -> None:
+    """A sqlite store, all its tables or nothing: one that was cut off is of no use to MLflow."""
+    from mlflow import MlflowClient
+
+    path = Path(uri.removeprefix("sqlite:///"))
+    if uri.startswith("sqlite:///") and not path.exists():
+        with replacing(path) as beside:
+            MlflowClient(f"sqlite:///{beside}").search_experiments()
+
+
 def stage_tag(stage: str) -> str:
     return f"stage.{stage}".replace("@", ".")
 
@@ -200,7 +232,8 @@ class MlflowRun:
 
     def new_parent(self, start: dict) -> str:
         name = start["tags"].get("dvc.experiment") or start["started"]
-        tags = {**start["tags"], "pipeline": start["pipeline"]}
+        tags = {**start["tags"], "pipeline": start["pipeline"],
+                "made.for": f"{start['pipeline']} on {platform.node()}"}  # fmt: skip
         tags.pop("dvc.stage", None)
         return self.store.new_run(name, tags, start["params"], start["time"])
 
@@ -211,6 +244,7 @@ class MlflowRun:
             **{f"input.{path}": md5 for path, md5 in inputs(self.lineage).items()},
             "mlflow.parentRunId": self.parent,
             "pipeline": start["pipeline"],
+            "made.for": start["id"],
             "stage.key": key(self.lineage),
         }
         return self.store.new_run(self.stage, tags, start["params"], start["time"])
@@ -256,6 +290,8 @@ class MlflowRun:
         """A model version that points at the folder; the weights are not copied."""
         if not self.client.search_registered_models(f"name = '{model}'"):
             self.client.create_registered_model(model)
+        if self.client.search_model_versions(f"name = '{model}' and run_id = '{self.run}'"):
+            return  # this file was sent before
         made = self.client.create_model_version(model, Path(folder).as_uri(), self.run)
         self.client.set_registered_model_alias(model, "final", made.version)
 
@@ -315,4 +351,4 @@ def environment() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

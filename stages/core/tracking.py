@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psutil
 
@@ -66,7 +67,7 @@ def tracked(stage: str, params: Params) -> Iterator[Spool]:
     """A spool with its tracker process; the run's status follows from how the block ends."""
     name = f"{stage}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.jsonl"
     spool = Spool(cache_dir("tracking") / name)
-    spool.write("start", stage=stage, params=flat(params.model_dump()), tags=tags(),
+    spool.write("start", id=uuid4().hex, stage=stage, params=flat(params.model_dump()), tags=tags(),
                 pipeline=pipeline_key(), started=time.strftime("%Y-%m-%d %H:%M:%S"),
                 tracking=params.tracking.model_dump())  # fmt: skip
     tracker = start_tracker(spool.path)
@@ -78,8 +79,10 @@ def tracked(stage: str, params: Params) -> Iterator[Spool]:
         status = "KILLED"
         raise
     finally:
-        spool.write("end", status=status)
-        await_tracker(tracker, spool.path)
+        try:
+            spool.write("end", status=status)
+        finally:  # also where the disk is full
+            await_tracker(tracker, spool.path)
 
 
 def require_installed(tracking: Tracking) -> None:
@@ -94,7 +97,7 @@ def require_installed(tracking: Tracking) -> None:
 
 def start_tracker(path: Path) -> subprocess.Popen:
     """The tracker follows the file until it reads `end`, or until its stdin closes with us."""
-    command = [sys.executable, "-m", "stages.core.tracker", str(path)]
+    command = [sys.executable, "-m", "stages.core.tracker", str(path), str(os.getpid())]
     output = cache_dir("tracking") / "tracker.log"
     with output.open("a") as file:
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=file, stderr=file)

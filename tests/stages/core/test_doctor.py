@@ -120,6 +120,16 @@ def test_no_number_stops_any_training(name, value):
     assert found.what.startswith(f"{name} is {value}")
 
 
+def test_rewards_that_trl_logs_as_none_stop_a_training():
+    """Of a step without any judged completion TRL logs None; a row of the kept curve lacks it."""
+    rows = [{**row, "unjudged": 1.0, "mean_reward": None} for row in curve(3)]
+    kept = [{k: v for k, v in row.items() if v is not None} for row in rows]
+    for seen in (rows, kept):
+        assert [f.severity for f in doctor.diagnose(seen, grpo())] == ["stop"]
+        assert doctor.diagnose(seen[1:], grpo()) == []
+        assert doctor.diagnose([*curve(2), seen[0]], grpo()) == []
+
+
 def test_dead_groups_of_right_answers_are_no_trouble():
     rows = curve(dead_groups=0.9, accuracy=0.95)
     assert [f.severity for f in doctor.diagnose(rows, grpo())] == ["info"]

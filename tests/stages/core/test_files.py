@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,3 +51,17 @@ def test_a_missing_file_is_named(here):
 def test_csv_has_every_column(here):
     write_csv(Path("t.csv"), [{"step": 1, "loss": 2}, {"step": 2, "kl": 3}])
     assert Path("t.csv").read_text().split() == ["step,loss,kl", "1,2,", "2,,3"]
+
+
+def test_what_a_killed_process_left_half_written_is_removed(here):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for pid in (dead.pid, os.getpid()):
+        Path(f".model.{pid}.new").mkdir()
+        Path(f".model.{pid}.new/stale").write_text("half")
+    Path(f".model.{os.getppid()}.new").write_text("another process writes this")
+    with replacing(Path("model")) as beside:
+        beside.mkdir()
+        (beside / "whole").write_text("new")
+    assert [p.name for p in Path("model").iterdir()] == ["whole"]
+    assert {p.name for p in here.iterdir()} == {"model", f".model.{os.getppid()}.new"}

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -81,9 +82,11 @@ def test_a_file_cut_off_and_sent_again_adds_nothing(params, here):
     [left] = here.glob(".cache/tracking/*.jsonl")
     text = left.read_text().replace(lost, uri)
     run_file = left.with_suffix(".run")
-    for _ in range(2):
+    for again in range(3):
         left.write_text(text)
-        command = [sys.executable, "-m", "stages.core.tracker", str(left)]
+        if again == 2:  # nor had it come to write the id down
+            run_file.unlink()
+        command = [sys.executable, "-m", "stages.core.tracker", str(left), str(os.getpid())]
         subprocess.run(command, stdin=subprocess.DEVNULL, check=True)
         run_file.write_text(runs(uri)["sft"].info.run_id)  # as if it had not come to delete it
     client = MlflowClient(uri)
@@ -116,8 +119,33 @@ def test_a_table_is_mlflows_own_and_arrives_once(params, here):
 def start_of(stage: str, uri: str, run: str) -> dict:
     """The first event of a file whose run is there already."""
     Path("sent.run").write_text(run)
-    return {"stage": stage, "pipeline": "p", "started": "now", "time": 1, "tags": {}, "params": {},
-            "tracking": {"uri": uri, "also": []}}  # fmt: skip
+    return {"id": "1", "stage": stage, "pipeline": "p", "started": "now", "time": 1, "tags": {},
+            "params": {}, "tracking": {"uri": uri, "also": []}}  # fmt: skip
+
+
+def test_a_file_without_its_first_line_keeps_nothing_back(here):
+    for name, text in (("empty", ""), ("cut", '{"event": "st'), ("torn", "\0\0\n")):
+        path = Path(f"{name}.jsonl")
+        path.write_text(text)
+        tracker.report(path, tracker.read(path))
+        assert not path.exists()
+
+
+def test_a_line_is_read_when_all_of_it_is_written(here):
+    path, gone = Path("grows.jsonl"), threading.Event()
+    path.write_text('{"event": "start"}\n{"event": "metrics", "val')
+    events = tracker.follow(path, gone)
+    assert next(events) == {"event": "start"}
+
+    def go_on() -> None:
+        time.sleep(0.7)
+        with path.open("a") as file:
+            file.write('ues": {}}\n{"event": "cut off')
+        gone.set()
+
+    threading.Thread(target=go_on).start()
+    assert next(events) == {"event": "metrics", "values": {}}
+    assert [event["status"] for event in events] == ["KILLED"]
 
 
 def test_a_stage_that_fails_or_dies_is_marked(params, here):

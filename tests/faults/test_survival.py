@@ -4,29 +4,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
-
-import psutil
 
 from tests.conftest import Project, merged
-
-
-def stage_processes(project: Project) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter(["cmdline", "cwd"]):
-        line = " ".join(process.info["cmdline"] or [])
-        if "-m stages." in line and process.info["cwd"] == str(project.folder):
-            found.append(process)
-    return found
-
-
-def wait(condition, seconds: float = 90) -> bool:
-    ends = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > ends:
-            return False
-        time.sleep(0.2)
-    return True
+from tests.faults.harness import stage_processes, wait
 
 
 def test_a_killed_dvc_takes_its_stage_along(tmp_path, tiny):
