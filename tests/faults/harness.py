@@ -31,6 +31,7 @@ CHANGES = {
     "sft": {"max_steps": 48, "trainer": {"logging_steps": 2}},
     "grpo": {"max_steps": 16, "trainer": {"logging_steps": 2}},
     "distill": {"max_steps": 48, "trainer": {"logging_steps": 2}},
+    "evaluate": {"batch_size": 2, "samples_per_prompt": 2},
     "run": {"checkpoint_seconds": 0},
 }
 OUTPUTS = {
@@ -166,7 +167,7 @@ def points_of_newest(project: Project, stage: str) -> dict[tuple[str, int], floa
             "select run_uuid from runs where name = ? order by start_time desc limit 1", [stage]
         ).fetchone()
     return {(key, step): value for (of, _, _, key, step, value) in points(project)
-            if of == run and key not in UNLIKE}  # fmt: skip
+            if of == run and not key.startswith(UNLIKE)}  # fmt: skip
 
 
 def told_twice(project: Project) -> list[str]:

@@ -4,7 +4,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.faults.harness import OUTPUTS, kill_again_and_again, nothing_was_lost, twin
+from tests.faults.harness import (
+    OUTPUTS,
+    Tally,
+    finish,
+    forget,
+    kill_again_and_again,
+    nothing_was_lost,
+    start,
+    twin,
+    wait,
+)
 
 
 @pytest.mark.parametrize("kills", [
@@ -26,3 +36,18 @@ def test_killed_at_any_moment_a_stage_ends_with_the_same_bits(done, tmp_path, co
     for tally in tallies.values():
         nothing_was_lost(tally.result())
         assert tally.result().kills == each
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("stage", ["distill", "evaluate@student"])
+def test_a_killed_sampling_goes_on_after_its_last_batch(done, tmp_path, stage):
+    project = twin(done.project, tmp_path / "p")
+    forget(project, stage)
+    process = start(project, stage)
+    kept = project.folder / ".cache/checkpoints" / stage
+    assert wait(lambda: any(f.read_bytes().count(b"\n") for f in kept.glob("*/batches.jsonl")))
+    process.kill()
+    process.wait()
+    tally = Tally()
+    assert "going on after" in finish(project, stage, done, tally)
+    nothing_was_lost(tally)
