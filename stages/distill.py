@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.core import stage
+from stages.core import resume, stage
 from stages.core.batches import Batches, Ids, seed_at
 from stages.core.errors import UserError
 from stages.core.files import read_rows, write_rows
@@ -63,11 +63,11 @@ def sampled(
     """Rows with one of the teacher's completions each, `samples_per_prompt` times."""
     import torch
 
-    from stages.core import checkpoints, models
+    from stages.core import models
 
     distill, n = params.distill, params.distill.samples_per_prompt
     teacher = models.load_model(TEACHER, params.base.attn_implementation, dtype="auto").eval()
-    kept = Batches(checkpoints.folder(run.name) / "batches.jsonl")
+    kept = Batches(resume.folder(run.name) / "batches.jsonl")
     for start in range(0, len(rows), BATCH):
         batch = rows[start : start + BATCH]
         encoded = prompts(batch, tokenizer)

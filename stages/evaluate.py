@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from stages import rewards
 from stages.answers import worker
 from stages.answers.equality import equal
-from stages.core import harness, stage
+from stages.core import harness, resume, stage
 from stages.core.batches import Batches
 from stages.core.errors import UserError
 from stages.core.files import read_rows, write_json, write_rows
@@ -48,10 +48,8 @@ def body(model: str, params: Params, run: Run) -> dict:
     rows = list(read_rows(data))[: params.evaluate.num_samples]
     if not rows:
         raise UserError(f"{data} has no rows: raise task.{params.evaluate.split} in params.yaml")
-    from stages.core import checkpoints
-
     folder = Path("models", FOLDERS[model])
-    batches = Batches(checkpoints.folder(run.name) / "batches.jsonl")
+    batches = Batches(resume.folder(run.name) / "batches.jsonl")
     result = evaluated(folder, rows, params, run.progress, model == "control", batches)
     save(result, Path("samples"), model)
     run.artifact(Path("samples", f"{model}.jsonl"))

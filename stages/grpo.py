@@ -50,14 +50,14 @@ HIGH_REWARD = 0.8
 def body(params: Params, run: Run) -> dict:
     from datasets import Dataset
 
-    from stages.core import checkpoints, lora, models, probe, training
+    from stages.core import lora, models, probe, resume, training
 
     grpo = params.grpo
     functions, weights = rewards.load(grpo.rewards, params.format.tags)
     run.dataset(ROWS, "training")
     tokenizer = models.load_tokenizer(SFT)
     rows = list(read_rows(ROWS))
-    config = configuration(grpo, params.seed, checkpoints.folder(run.name), weights)
+    config = configuration(grpo, params.seed, resume.folder(run.name), weights)
     chosen = in_order(rows, grpo, config, params.seed)
     require_a_batch(chosen, config)
     model = models.load_model(

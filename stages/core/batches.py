@@ -18,7 +18,7 @@ class Batches:
     """The batches of one sampling, in a file of one line each.
 
     Args:
-        path: the file, which is of exactly the present inputs (`checkpoints.folder`); None keeps
+        path: the file, which is of exactly the present inputs (`resume.folder`); None keeps
             nothing.
     """
 

@@ -1,9 +1,7 @@
 """Checkpoints of a training: gone on from exactly, or not at all.
 
-They lie in `.cache/checkpoints/STAGE/KEY`. The key is a hash of the stage's command, parameters,
-code and inputs, so that nothing else ever goes on from them. A checkpoint counts once its marker
-with the hash of each of its files is written; one that is damaged is passed over. The
-frame of a stage that succeeds removes its own.
+They lie in the stage's folder of its present inputs (stages/core/resume.py). A checkpoint counts
+once its marker with the hash of each of its files is written; one that is damaged is passed over.
 
 What transformers' checkpoint does not hold is kept with it: the curve, the count of tokens, and how
 much of `rollouts.jsonl`, which grows beside the checkpoints, is theirs, with a hash of it.
@@ -17,11 +15,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from transformers import TrainerCallback
 
-from stages.core.files import cache_dir, remove, sha256, write_json
-from stages.core.graph import digest, md5, of_stage, value_at
+from stages.core.files import remove, sha256, write_json
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -32,26 +28,6 @@ log = logging.getLogger("stages")
 
 MARKER, EXTRAS, ROLLOUTS = "complete.json", "extras.json", "rollouts.jsonl"
 KEPT = 2  # newest checkpoints of a training
-
-
-def folder(stage: str) -> Path:
-    """Where this stage's checkpoints lie for exactly its present inputs; others are removed."""
-    ours = cache_dir(f"checkpoints/{stage}") / key(stage)
-    for other in ours.parent.iterdir():
-        if other != ours:
-            remove(other)
-    return ours
-
-
-def key(stage: str) -> str:
-    """A hash of all that a stage's outcome hangs on, as dvc.yaml says it."""
-    values = yaml.safe_load(Path("params.yaml").read_text())
-    node = of_stage(stage, values)
-    return digest({
-        "command": node.command,
-        "params": {name: value_at(values, name) for name in node.keys},
-        "deps": {path: md5(Path(path)) for path in node.deps},
-    })  # fmt: skip
 
 
 def newest(where: Path) -> Path | None:

@@ -19,12 +19,10 @@ from typing import Any
 import psutil
 
 from stages.core import params as parameters
-from stages.core import tracking
+from stages.core import resume, tracking
 from stages.core.errors import UserError
 from stages.core.files import (
-    cache_dir,
     full_disk_said,
-    remove,
     root,
     writable,
     write_csv,
@@ -106,7 +104,8 @@ def main(name: str, body: Body) -> None:
             refuse_arguments(stage)
             params = ready(stage)
             seed_everything(params.seed)
-            execute(stage, params, body)
+            with resume.alone(stage):
+                execute(stage, params, body)
     except UserError as error:
         if not log.handlers:
             sys.exit(f"{stage}: {error}")  # it is the log that cannot be written
@@ -148,7 +147,7 @@ def execute(stage: str, params: Params, body: Body) -> None:
         metrics = {**metrics, "seconds": round(seconds, 2), **peak_memory()}
         write_json(metrics_path(stage), metrics)
         spool.metrics(run.not_in_curve(tracking.numbers(metrics)), step=0)
-    remove(cache_dir("checkpoints") / stage)  # done: nothing to go on from
+    resume.finished(stage)
     log.info("%s: done in %.1f s", stage, seconds)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PrinterCallback, TrainerCallback
 
-from stages.core import checkpoints, doctor
+from stages.core import checkpoints, doctor, resume
 from stages.core.errors import UserError
 from stages.core.models import device
 from stages.core.params import Distill, Sft, Training
@@ -157,7 +157,7 @@ def supervised(
 
     rows = fitting(rows, tokenizer, section.max_length, run.name)
     columns = [{"prompt": row["prompt"], "completion": row["completion"]} for row in rows]
-    folder = checkpoints.folder(run.name)
+    folder = resume.folder(run.name)
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(**arguments(section, seed, folder), max_length=section.max_length),
