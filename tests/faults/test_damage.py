@@ -133,10 +133,16 @@ def test_a_killed_training_goes_on_from_its_checkpoint(done, tmp_path, stage, af
 
 
 @pytest.mark.long
-def test_a_changed_parameter_begins_anew(copied):
+def test_a_changed_parameter_begins_anew_and_put_back_goes_on(copied, done):
     params = copied.folder / "params.yaml"
-    assert complete(copied, "grpo")
-    params.write_text(params.read_text().replace("kl_coef: 0.0", "kl_coef: 0.1"))
+    before, text = complete(copied, "grpo"), params.read_text()
+    assert before
+    params.write_text(text.replace("kl_coef: 0.0", "kl_coef: 0.1"))
     assert "going on" not in copied.stage("stages.grpo")
-    assert not complete(copied, "grpo")
     assert (copied.folder / "models/adapter").exists()
+    assert complete(copied, "grpo") == before
+    params.write_text(text)
+    forget(copied, "grpo")
+    tally = Tally()
+    assert "going on from step" in finish(copied, "grpo", done, tally)
+    nothing_was_lost(tally)
