@@ -54,6 +54,7 @@ def body(params: Params, run: Run) -> dict:
         *verdicts(found, compared),
         *results(found, tasks, samples, compared),
         *curves(weights),
+        *diagnosis(),
         *cost(),
         *origins(),
         *flips(compared),
@@ -329,6 +330,18 @@ def drawn(name: str, shows: str, panels: list[training.Panel]) -> Charts:
     charts.png(REPORTS / f"{name}.png", draws)
     svgs = [charts.svg(f"{name}-{i}", draw) for i, draw in enumerate(draws)]
     return Charts(f"{name}.png", shows, svgs)
+
+
+def diagnosis() -> list:
+    """What was found while the models trained, with the remedy, and the targets of GRPO."""
+    found = stage_metrics()
+    findings = training.finding_table(found)
+    blocks: list = [Heading("What the doctor found", "doctor")]
+    blocks.append(Table(findings) if len(findings) > 1 else Text("Nothing."))
+    if targets := found.get("grpo", {}).get("targets"):
+        blocks.append(Table(training.target_table(targets)))
+        blocks.append(Note("Targets of GRPO, over the last log lines of training."))
+    return blocks
 
 
 def cost() -> list:

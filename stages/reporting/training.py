@@ -128,3 +128,27 @@ def advantage_table(shares: dict[str, Points], weights: dict[str, float],
         share = f"{fmean(value for _, value in points):.1%}"
         table.append([name, f"{weights.get(name, 0.0):g}", *ends, share])
     return table
+
+
+def finding_table(metrics: dict[str, dict]) -> list[list[str]]:
+    """What the diagnosis found, stage by stage, with a head row.
+
+    Args:
+        metrics: stage -> its metrics; `findings` as stages/core/doctor.py has them.
+    """
+    table = [["stage", "step", "kind", "finding", "remedy"]]
+    for stage, values in metrics.items():
+        for finding in values.get("findings", []):
+            what = [finding[key] for key in ("severity", "what", "remedy")]
+            table.append([stage, str(finding["step"]), *what])
+    return table
+
+
+def target_table(targets: list[dict]) -> list[list[str]]:
+    """The documents' targets and whether they were reached, with a head row."""
+    said = {True: "reached", False: "not reached", None: "not measured"}
+    table = [["target", "goal", "value", ""]]
+    for target in targets:
+        value = "" if target["value"] is None else f"{target['value']:.3f}"
+        table.append([target["name"], target["goal"], value, said[target["reached"]]])
+    return table

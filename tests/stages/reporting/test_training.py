@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from stages.reporting.training import (
     advantage_shares,
     advantage_table,
+    finding_table,
     group_shares,
     grpo_panels,
     loss_panels,
     read_curves,
+    target_table,
 )
 
 SCORES = st.fixed_dictionaries({name: st.sampled_from([0.0, 0.5, 1.0, -1.0]) for name in "abc"})
@@ -155,3 +157,15 @@ def test_thousands_of_rollouts_take_a_moment():
     shares = advantage_shares(rows, {"a": 1.0, "b": 1.0})
     assert len(shares["a"]) == 98
     assert np.mean([share for _, share in shares["a"]]) == pytest.approx(0.5, abs=0.02)
+
+
+def test_findings_and_targets_are_told_by_stage():
+    finding = {"name": "dead_groups", "what": "71% of groups teach nothing", "remedy": "stop",
+               "severity": "info", "step": 24}  # fmt: skip
+    table = finding_table({"sft": {"findings": []}, "base": {}, "grpo": {"findings": [finding]}})
+    assert table[1:] == [["grpo", "24", "info", "71% of groups teach nothing", "stop"]]
+    targets = [{"name": "accuracy", "goal": "> 0.7", "value": 0.93, "reached": True},
+               {"name": "kl_div", "goal": "< 0.5", "value": None, "reached": None}]  # fmt: skip
+    assert target_table(targets)[1:] == [
+        ["accuracy", "> 0.7", "0.930", "reached"], ["kl_div", "< 0.5", "", "not measured"],
+    ]  # fmt: skip
