@@ -295,7 +295,18 @@ def count_parameters(where: Path | str) -> int:
         return parameters(AutoModelForCausalLM.from_config(config))
 
 
-def from_scratch(shape: Any, tokenizer: "PreTrainedTokenizerBase", seed: int) -> "PreTrainedModel":
+def vocabulary(where: Path | str, revision: str | None = None) -> int:
+    """Tokens that a model has logits for, padding of its matrices included."""
+    from transformers import AutoConfig
+
+    with reachable(where):
+        config = AutoConfig.from_pretrained(**located(where, revision))
+    return config.get_text_config().vocab_size
+
+
+def from_scratch(
+    shape: Any, tokenizer: "PreTrainedTokenizerBase", seed: int, vocab_size: int | None = None
+) -> "PreTrainedModel":
     """A randomly initialised Llama-architecture decoder with tied embeddings.
 
     Llama rather than Qwen2: beside a custom tokenizer.json, AutoTokenizer would replace the
@@ -307,7 +318,7 @@ def from_scratch(shape: Any, tokenizer: "PreTrainedTokenizerBase", seed: int) ->
     torch.manual_seed(seed)
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=len(tokenizer),
+            vocab_size=vocab_size or len(tokenizer),
             hidden_size=shape.hidden_size,
             num_hidden_layers=shape.layers,
             num_attention_heads=shape.heads,
