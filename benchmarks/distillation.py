@@ -61,12 +61,12 @@ def made(method: str, seed: int) -> dict:
 
 def trained_and_judged(method: str, seed: int) -> dict:
     params = changed(method, seed)
-    began, trained = time.monotonic(), {}
+    began, trained = time.process_time(), {}
     if method != "teacher":
         stage.seed_everything(seed)
         trained = distill.body(params, Run("distill", params, Spool(Path("spool.jsonl"))))
         resume.finished("distill")
-    seconds = time.monotonic() - began
+    seconds = time.process_time() - began
     name = "grpo" if method == "teacher" else "student"
     run = Run(f"evaluate@{name}", params, Spool(Path("spool.jsonl")))
     judged = evaluate.body(name, params, run)
@@ -89,11 +89,12 @@ def changed(method: str, seed: int) -> parameters.Params:
 
 
 def cell(found: dict) -> str:
-    return f"{found['accuracy']:.3f} [{found['accuracy_low']:.3f}, {found['accuracy_high']:.3f}]"
+    return f"{found['accuracy']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
 
 
 def table(found: dict[str, list[dict]], seeds: list[int]) -> str:
-    heads = ["method", *(f"seed {seed}" for seed in seeds), "mean", "parameters", "rows", "seconds"]
+    by_seed = [f"seed {seed}" for seed in seeds]
+    heads = ["method", *by_seed, "mean", "parameters", "rows", "CPU seconds"]
     lines = [heads, ["---"] * len(heads)]
     for method, results in found.items():
         accuracy = f"{mean(result['accuracy'] for result in results):.3f}"
