@@ -26,7 +26,7 @@ from stages.core.stage import Run
 from stages.core.tracking import Spool
 
 ROOT, WORK = Path.cwd(), Path.cwd() / ".cache" / "distillation"
-LINKED = ("stages", "data", "dvc.yaml", "models/grpo")
+LINKED = ("stages", "data", "dvc.yaml", "models/grpo", "rollouts/grpo.jsonl")
 
 # What each changes below `distill:`. A student that cannot do anything yet learns nothing from its
 # own samples, so that on_policy goes on from the same seed's student of the demonstrations.

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
 TEACHER, OUT = Path("models/grpo"), Path("models/student")
 DEMONSTRATIONS, POOL = Path("data/sft.jsonl"), Path("data/grpo.jsonl")
+ROLLOUTS = Path("rollouts/grpo.jsonl")
 SAMPLES, CURVE = Path("rollouts/teacher.jsonl"), Path("plots/distill.csv")
 BATCH = 128  # prompts sampled at once
+LATE = 0.25  # share of grpo's steps whose rollouts are used again
 OF_SAMPLES = ("verified", "unverified", "logits")  # methods for which the teacher samples
 
 
@@ -67,6 +69,9 @@ def material(
     counts = {"sampled": len(samples), "verified": sum(sample["correct"] for sample in samples)}
     if distill.method in OF_SAMPLES:
         taken = [s for s in samples if s["correct"] or distill.method != "verified"]
+        if distill.rollouts and distill.method == "verified":
+            taken += (again := list(reused()))
+            counts["reused"] = len(again)
         lessons = at_most(distinct(taken), distill)
     counts["kept"] = len(lessons)
     return enough(lessons, distill) if distill.method == "verified" else lessons, counts
@@ -153,6 +158,19 @@ def verified(pairs: list[tuple[dict, str]], params: Params) -> list[dict]:
         }
         for row, completion, verdict in zip(rows, completions, verdicts, strict=True)
     ]
+
+
+def reused() -> Iterator[dict]:
+    """Right completions of grpo's rollouts, of the LATE steps: what the policy says by then."""
+    prompts = {(row["task"], row["question"]): row["prompt"] for row in read_rows(POOL)}
+    rollouts = list(read_rows(ROLLOUTS))
+    late = (1 - LATE) * max((rollout["step"] for rollout in rollouts), default=0)
+    for rollout in rollouts:
+        prompt = prompts.get((rollout["task"], rollout["question"]))
+        if rollout["correct"] and rollout["step"] > late and prompt:
+            completion = [{"role": "assistant", "content": rollout["completion"]}]
+            yield {"prompt": prompt, "gold": rollout["gold"], "completion": completion,
+                   "correct": True}  # fmt: skip
 
 
 def distinct(samples: list[dict]) -> list[dict]:

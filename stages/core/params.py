@@ -304,6 +304,7 @@ class Distill(Training):
     samples_per_prompt: Count
     keep: Count | None = None
     choose: Literal["shortest", "diverse"] = "shortest"
+    rollouts: bool = False
     beta: Share = 0.5
     num_samples: Count
     min_samples: Count

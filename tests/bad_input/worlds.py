@@ -45,6 +45,8 @@ def good(folder: Path) -> None:
     shown = {**row, "completion": [{"role": "assistant", "content": "<answer>2</answer>"}]}
     for name, made in (("sft", shown), ("grpo", row), ("test", row), ("shots", shown)):
         (folder / f"data/{name}.jsonl").write_text((json.dumps(made) + "\n") * 8)
+    (folder / "rollouts").mkdir()
+    (folder / "rollouts/grpo.jsonl").write_text("")
     (folder / "my_rewards.py").write_text(MY_REWARDS)
     declared = (ROOT / "dvc.yaml").read_text()
     for stage in ("audit", "grpo"):
