@@ -80,7 +80,7 @@ def require_a_batch(rows: list[dict], distill: Distill) -> None:
     needed = distill.batch_size * distill.gradient_accumulation_steps
     if len(rows) < needed:
         raise UserError(
-            f"distill: {len(rows)} rows to train on, a step takes {needed} (distill.batch_size x "
+            f"{len(rows)} rows to train on, and a step takes {needed} (distill.batch_size x "
             "distill.gradient_accumulation_steps): lower them, or raise distill.num_samples"
         )
 

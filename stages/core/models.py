@@ -17,7 +17,7 @@ from stages.core.params import is_local
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 MANIFEST = "manifest.json"
 
@@ -295,13 +295,12 @@ def count_parameters(where: Path | str) -> int:
         return parameters(AutoModelForCausalLM.from_config(config))
 
 
-def vocabulary(where: Path | str, revision: str | None = None) -> int:
-    """Tokens that a model has logits for, padding of its matrices included."""
+def configuration(where: Path | str, revision: str | None = None) -> "PreTrainedConfig":
+    """A model's own configuration, of its text part where it sees as well as reads."""
     from transformers import AutoConfig
 
     with reachable(where):
-        config = AutoConfig.from_pretrained(**located(where, revision))
-    return config.get_text_config().vocab_size
+        return AutoConfig.from_pretrained(**located(where, revision)).get_text_config()
 
 
 def from_scratch(

@@ -291,7 +291,7 @@ class Student(Section):
         if isinstance(self.layers, list) and (
             not self.layers or self.layers != sorted(set(self.layers))
         ):
-            raise ValueError("`layers` says which are kept, counted from 0, in rising order")
+            raise ValueError("name the `layers` that are kept in rising order, each once, from 0 on")
         return self
 
 

@@ -15,13 +15,15 @@ OWN_TOKENIZER = ("scratch", "layers")  # sources whose student has the teacher's
 
 
 def require_fitting(params: Params, teacher: Path, tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Looks at a student from elsewhere before the teacher samples for hours.
+    """Looks at the student that is asked for before the teacher samples for hours.
 
     Raises:
-        UserError: it cannot be loaded; or the method compares distributions over the next token,
-            and the student's tokens are not the teacher's.
+        UserError: it cannot be loaded; the teacher does not have its layers; or the method compares
+            distributions over the next token, and the student's tokens are not the teacher's.
     """
     distill, student = params.distill, params.distill.student
+    if student.source == "layers":
+        kept_of(student.layers, models.configuration(teacher).num_hidden_layers)
     if student.source in OWN_TOKENIZER:
         return
     own = models.load_tokenizer(student.source, student.revision)
@@ -33,11 +35,11 @@ def require_fitting(params: Params, teacher: Path, tokenizer: "PreTrainedTokeniz
             f"distill.method: {distill.method} compares distributions over the same tokens, and "
             f"{student.source} has another tokenizer than the teacher: {remedy}"
         )
-    sizes = models.vocabulary(student.source, student.revision), models.vocabulary(teacher)
-    if sizes[0] != sizes[1]:
+    size = models.configuration(student.source, student.revision).vocab_size
+    if size != (wanted := models.configuration(teacher).vocab_size):
         raise UserError(
             f"distill.method: {distill.method} compares logits one by one, and {student.source} "
-            f"has {sizes[0]} of them, the teacher {sizes[1]}: {remedy}"
+            f"has {size} of them, the teacher {wanted}: {remedy}"
         )
 
 
@@ -48,7 +50,8 @@ def new(
     distill, student = params.distill, params.distill.student
     attn = params.base.attn_implementation
     if student.source == "scratch":
-        size = models.vocabulary(teacher) if distill.method in MATCHED else None
+        matched = distill.method in MATCHED
+        size = models.configuration(teacher).vocab_size if matched else None
         model = models.from_scratch(student.scratch, tokenizer, params.seed, size)
         model.set_attn_implementation(attn)
         return model.to(models.device()), tokenizer
@@ -70,12 +73,7 @@ def of_layers(teacher: "PreTrainedModel", wanted: int | list[int]) -> "PreTraine
     """
     config = copy.deepcopy(teacher.config)
     name, there = stack(teacher)
-    kept = spread(wanted, there) if isinstance(wanted, int) else wanted
-    if len(kept) > there or max(kept) >= there:
-        raise UserError(
-            f"distill.student.layers {wanted}: the teacher has {there} layers, 0 to {there - 1}: "
-            "ask for some of these"
-        )
+    kept = kept_of(wanted, there)
     config.num_hidden_layers = len(kept)
     if kinds := getattr(config, "layer_types", None):
         config.layer_types = [kinds[layer] for layer in kept]
@@ -110,11 +108,17 @@ def layer_of(key: str, name: str) -> str | None:
     return f"{name}.{key[len(name) + 1 :].partition('.')[0]}"
 
 
-def spread(count: int, there: int) -> list[int]:
-    """
-    >>> spread(3, 12)
+def kept_of(wanted: int | list[int], there: int) -> list[int]:
+    """Which layers stay, of so many that are there.
+
+    >>> kept_of(3, 12)
     [0, 6, 11]
     """
-    if count > there:
-        return list(range(count))
-    return [round(place * (there - 1) / max(1, count - 1)) for place in range(count)]
+    if wanted > there if isinstance(wanted, int) else wanted[-1] >= there:
+        raise UserError(
+            f"distill.student.layers {wanted}: the teacher has {there}, numbered 0 to {there - 1}: "
+            "ask for some of these"
+        )
+    if isinstance(wanted, list):
+        return wanted
+    return [round(place * (there - 1) / max(1, wanted - 1)) for place in range(wanted)]

@@ -73,6 +73,16 @@ def raw_rows(folder: Path, case: dict) -> dict:
             "demonstrations": case.get("demonstrations", 8), **named}  # fmt: skip
 
 
+def other_tokenizer(folder: Path) -> None:
+    """A student whose tokenizer is not its teacher's."""
+    shutil.copytree(folder / "models/base", folder / "other")
+    spelt = json.loads((folder / "other/tokenizer.json").read_text())
+    one, other = list(spelt["model"]["vocab"])[10:12]
+    vocab = spelt["model"]["vocab"]
+    vocab[one], vocab[other] = vocab[other], vocab[one]
+    (folder / "other/tokenizer.json").write_text(json.dumps(spelt))
+
+
 def params_is_a_folder(folder: Path) -> None:
     (folder / "params.yaml").unlink()
     (folder / "params.yaml").mkdir()

@@ -233,7 +233,7 @@ def test_a_student_of_layers_has_the_teachers_weights(here, wanted, kept):
 @pytest.mark.parametrize("wanted", [3, [0, 7]])
 def test_layers_that_the_teacher_does_not_have_are_refused(here, wanted):
     teacher = models.load_model(distill.TEACHER, "eager")
-    with pytest.raises(UserError, match="the teacher has 1 layers, 0 to 0"):
+    with pytest.raises(UserError, match="the teacher has 1, numbered 0 to 0"):
         student.of_layers(teacher, wanted)
 
 
@@ -252,5 +252,5 @@ def test_another_tokenizer_is_refused_where_distributions_are_compared(here, raw
 
 
 def test_fewer_rows_than_a_step_takes_are_refused(here):
-    with pytest.raises(UserError, match="10 rows to train on, a step takes 16"):
+    with pytest.raises(UserError, match="10 rows to train on, and a step takes 16"):
         made({"method": "on_policy", "batch_size": 16})
