@@ -291,7 +291,9 @@ class Student(Section):
         if isinstance(self.layers, list) and (
             not self.layers or self.layers != sorted(set(self.layers))
         ):
-            raise ValueError("name the `layers` that are kept in rising order, each once, from 0 on")
+            raise ValueError(
+                "name the `layers` that are kept in rising order, each once, from 0 on"
+            )
         return self
 
 
