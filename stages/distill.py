@@ -1,11 +1,12 @@
 """distill: a smaller student learns from what the teacher gets right.
 
-The GRPO model answers training prompts; the reward's own verdict decides which completions are
-kept (verified sequence-level distillation, after https://arxiv.org/abs/1606.07947). Teacher and
-student need no common tokenizer.
+By default the GRPO model answers training prompts, and the reward's own verdict decides which
+completions are kept (verified sequence-level distillation, after https://arxiv.org/abs/1606.07947);
+teacher and student need no common tokenizer. The other methods: docs/distillation.md.
 """
 
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from stages.core.batches import Batches, Ids, seed_at
 from stages.core.errors import UserError
 from stages.core.files import read_rows, write_rows
 from stages.core.grade import grades
-from stages.core.params import Distill, Params
+from stages.core.params import MATCHED, Distill, Params
 from stages.core.stage import Run
 
 if TYPE_CHECKING:
@@ -23,38 +24,73 @@ if TYPE_CHECKING:
 
 TEACHER, OUT = Path("models/grpo"), Path("models/student")
 DEMONSTRATIONS, POOL = Path("data/sft.jsonl"), Path("data/grpo.jsonl")
+ROLLOUTS = Path("rollouts/grpo.jsonl")
 SAMPLES, CURVE = Path("rollouts/teacher.jsonl"), Path("plots/distill.csv")
 BATCH = 128  # prompts sampled at once
+LATE = 0.25  # share of grpo's steps whose rollouts are used again
+OF_SAMPLES = ("verified", "unverified", "logits")  # methods for which the teacher samples
 
 
 def body(params: Params, run: Run) -> dict:
-    from stages.core import models, training
+    from stages.core import models, student
 
     distill = params.distill
-    if distill.student.source != "scratch":  # before the teacher samples for hours
-        models.load_tokenizer(distill.student.source, distill.student.revision)
-    rows = [*read_rows(DEMONSTRATIONS), *read_rows(POOL)]
-    chosen = random.Random(params.seed).sample(rows, min(distill.num_samples, len(rows)))
-    teacher_tokenizer = models.load_tokenizer(TEACHER)
-    samples = verified(list(sampled(chosen, teacher_tokenizer, params, run)), params)
-    write_rows(SAMPLES, samples)
-    run.artifact(SAMPLES)
-    kept = distinct([sample for sample in samples if sample["correct"]])
-    lessons = enough(kept, distill)
-
-    student, tokenizer = new_student(params, teacher_tokenizer)
+    tokenizer = models.load_tokenizer(TEACHER)
+    student.require_fitting(params, TEACHER, tokenizer)
+    lessons, counts = material(params, run, tokenizer)
+    pupil, own_tokenizer = student.new(params, TEACHER, tokenizer)
     run.progress.restart()
-    trained = training.supervised(student, tokenizer, lessons, distill, run, params.seed)
-    models.save_model(trained, tokenizer, OUT)
+    trained = train(pupil, own_tokenizer, lessons, params, run)
+    models.save_model(trained, own_tokenizer, OUT)
     run.write_curve(CURVE)
     return {
         "parameters": models.parameters(trained),
-        "sampled": len(samples),
-        "verified": sum(sample["correct"] for sample in samples),
-        "kept": len(kept),
+        "method": distill.method,
+        **counts,
         **run.last("loss", "tokens"),
         "findings": run.findings,
     }
+
+
+def material(
+    params: Params, run: Run, tokenizer: "PreTrainedTokenizerBase"
+) -> tuple[list[dict], dict[str, int]]:
+    """The rows that the student is trained on, and what the teacher's sampling gave."""
+    distill, samples = params.distill, []
+    if distill.method == "demonstrations":
+        lessons = list(read_rows(DEMONSTRATIONS))
+    else:
+        rows = [*read_rows(DEMONSTRATIONS), *read_rows(POOL)]
+        lessons = random.Random(params.seed).sample(rows, min(distill.num_samples, len(rows)))
+    if distill.method in OF_SAMPLES:
+        samples = verified(list(sampled(lessons, tokenizer, params, run)), params)
+    write_rows(SAMPLES, samples)
+    run.artifact(SAMPLES)
+    counts = {"sampled": len(samples), "verified": sum(sample["correct"] for sample in samples)}
+    if distill.method in OF_SAMPLES:
+        taken = [s for s in samples if s["correct"] or distill.method != "verified"]
+        if distill.rollouts and distill.method == "verified":
+            taken += (again := list(reused()))
+            counts["reused"] = len(again)
+        lessons = at_most(distinct(taken), distill)
+    counts["kept"] = len(lessons)
+    return enough(lessons, distill) if distill.method == "verified" else lessons, counts
+
+
+def train(
+    student: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    lessons: list[dict],
+    params: Params,
+    run: Run,
+) -> "PreTrainedModel":
+    from stages.core import matching, models, training
+
+    distill = params.distill
+    if distill.method not in MATCHED:
+        return training.supervised(student, tokenizer, lessons, distill, run, params.seed)
+    teacher = models.load_model(TEACHER, params.base.attn_implementation, dtype="auto")
+    return matching.matched(student, teacher, tokenizer, lessons, distill, run, params.seed)
 
 
 def sampled(
@@ -124,10 +160,55 @@ def verified(pairs: list[tuple[dict, str]], params: Params) -> list[dict]:
     ]
 
 
+def reused() -> Iterator[dict]:
+    """Right completions of grpo's rollouts, of the LATE steps: what the policy says by then."""
+    prompts = {(row["task"], row["question"]): row["prompt"] for row in read_rows(POOL)}
+    rollouts = list(read_rows(ROLLOUTS))
+    late = (1 - LATE) * max((rollout["step"] for rollout in rollouts), default=0)
+    for rollout in rollouts:
+        prompt = prompts.get((rollout["task"], rollout["question"]))
+        if rollout["correct"] and rollout["step"] > late and prompt:
+            completion = [{"role": "assistant", "content": rollout["completion"]}]
+            yield {"prompt": prompt, "gold": rollout["gold"], "completion": completion,
+                   "correct": True}  # fmt: skip
+
+
 def distinct(samples: list[dict]) -> list[dict]:
     """Each prompt and completion once."""
     seen = {(s["prompt"][-1]["content"], s["completion"][0]["content"]): s for s in samples}
     return list(seen.values())
+
+
+def at_most(samples: list[dict], distill: Distill) -> list[dict]:
+    """`keep` samples of each prompt, or all; in the order of the prompts."""
+    if distill.keep is None:
+        return samples
+    by_prompt: dict[str, list[dict]] = {}
+    for one in samples:
+        by_prompt.setdefault(one["prompt"][-1]["content"], []).append(one)
+    chosen = diverse if distill.choose == "diverse" else shortest
+    return [one for same in by_prompt.values() for one in chosen(same, distill.keep)]
+
+
+def shortest(samples: list[dict], count: int) -> list[dict]:
+    return sorted(samples, key=lambda one: len(one["completion"][0]["content"]))[:count]
+
+
+def diverse(samples: list[dict], count: int) -> list[dict]:
+    """From the shortest on, each time the one that is least like any taken so far."""
+    first, *rest = shortest(samples, len(samples))
+    taken = [first]
+    while rest and len(taken) < count:
+        farthest = min(rest, key=lambda one: max(likeness(one, other) for other in taken))
+        rest.remove(farthest)
+        taken.append(farthest)
+    return taken
+
+
+def likeness(one: dict, other: dict) -> float:
+    """Words and signs that two completions share, of all that they have (Jaccard's index)."""
+    a, b = (set(re.findall(r"\w+|[^\w\s]", s["completion"][0]["content"])) for s in (one, other))
+    return len(a & b) / max(1, len(a | b))
 
 
 def enough(kept: list[dict], distill: Distill) -> list[dict]:
@@ -145,21 +226,6 @@ def enough(kept: list[dict], distill: Distill) -> list[dict]:
         f"{distill.min_samples}: raise distill.num_samples or samples_per_prompt, train the "
         "teacher longer, or set distill.if_fewer to demonstrations"
     )
-
-
-def new_student(
-    params: Params, teacher_tokenizer: "PreTrainedTokenizerBase"
-) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
-    from stages.core import models
-
-    student = params.distill.student
-    if student.source == "scratch":
-        model = models.from_scratch(student.scratch, teacher_tokenizer, params.seed)
-        model.set_attn_implementation(params.base.attn_implementation)
-        return model.to(models.device()), teacher_tokenizer
-    attn = params.base.attn_implementation
-    model = models.load_model(student.source, attn, revision=student.revision)
-    return model, models.load_tokenizer(student.source, student.revision)
 
 
 if __name__ == "__main__":

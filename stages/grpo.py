@@ -165,31 +165,12 @@ def reference(where: Path) -> dict[str, str]:
     return {"revision": revision} if revision else {}
 
 
-def epoch_sampler() -> type:
-    """TRL's sampler, of which a training that goes on needs more. Trl imports late."""
-    from trl.trainer.utils import RepeatSampler
-
-    class EpochSampler(RepeatSampler):
-        """TRL's, whose order hangs on the epoch: resumed in a later one, TRL's own begins anew."""
-
-        epoch = 0
-
-        def set_epoch(self, epoch: int) -> None:
-            self.epoch = epoch
-
-        def __iter__(self):
-            if self.shuffle:
-                self.generator.manual_seed(self.seed + self.epoch)
-            return super().__iter__()
-
-    return EpochSampler
-
-
 def recording_trainer() -> type:
     """TRL's trainer, which also keeps every rollout. A function, because trl imports late."""
     from trl import GRPOTrainer
 
     from stages.core.dynamic import DynamicSampling
+    from stages.core.training import epoch_sampler
 
     ordered = epoch_sampler()
 

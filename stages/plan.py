@@ -35,7 +35,7 @@ from stages.core import params as parameters
 from stages.core.errors import UserError
 from stages.core.files import read_rows
 from stages.core.memory import Model
-from stages.core.params import Distill, Grpo, Params, Section, Sft, Training, is_local
+from stages.core.params import MATCHED, Distill, Grpo, Params, Section, Sft, Training, is_local
 from stages.core.preflight import longest, prompt_text
 
 TEACHER_BATCH = 128  # prompts that stages/distill.py samples at once
@@ -95,7 +95,7 @@ def plan(params: Params) -> dict[str, Any]:
     )
     model, where = sizes(params, params.base, params.base.vocab_size)
     vocab = model.vocab if model else params.base.vocab_size
-    student, student_where = sizes(params, params.distill.student, vocab)
+    student, student_where = student_sizes(params, model, vocab)
     rows = {name: sum(1 for _ in read_rows(path)) for name in ("sft", "grpo", "dev", "test")
             if fresh.data and (path := Path(f"data/{name}.jsonl")).exists()}  # fmt: skip
     prompt, how = longest_prompt(params, fresh)
@@ -149,6 +149,16 @@ def sizes(params: Params, section: Any, vocab: int) -> tuple[Model | None, str]:
         return memory.read(folder), str(folder)
     except (OSError, ValueError, KeyError, TypeError, struct.error):
         return None, f"unknown: {folder} does not say"
+
+
+def student_sizes(params: Params, teacher: Model | None, vocab: int) -> tuple[Model | None, str]:
+    student = params.distill.student
+    if student.source != "layers":
+        return sizes(params, student, vocab)
+    count = student.layers if isinstance(student.layers, int) else len(student.layers)
+    if teacher is None or count > teacher.layers:
+        return None, "unknown: layers of a teacher that is not known, or does not have them"
+    return memory.of_layers(teacher, count), f"{count} of the teacher's {teacher.layers} layers"
 
 
 def made_base(params: Params) -> Model | None:
@@ -220,7 +230,7 @@ def stages(given: Setting) -> Iterator[tuple[str, dict[str, Any]]]:
                    "memory": given.model and grpo_memory(given)}  # fmt: skip
     yield "merge", {"settings": {"prompts_compared": params.merge.prompts},
                     "memory": given.model and merge_memory(given)}  # fmt: skip
-    yield "distill", {"settings": distill_settings(params.distill, given.rows),
+    yield "distill", {"settings": distill_settings(params.distill, given),
                       "memory": given.model and distill_memory(given)}  # fmt: skip
     for name, folder in evaluated().items():
         yield f"evaluate@{name}", {"settings": evaluate_settings(given),
@@ -271,19 +281,37 @@ def grpo_settings(grpo: Grpo, prompt: int, rows: int | None) -> dict[str, Any]:
     })  # fmt: skip
 
 
-def distill_settings(distill: Distill, rows: dict[str, int]) -> dict[str, Any]:
+def distill_settings(distill: Distill, given: Setting) -> dict[str, Any]:
     """Epochs are over the samples that the teacher gets right: over all it samples, at least."""
-    there = [rows[name] for name in ("sft", "grpo") if name in rows]
+    there = [given.rows[name] for name in ("sft", "grpo") if name in given.rows]
     prompts = min(distill.num_samples, sum(there)) if there else distill.num_samples
+    length = row_length(distill, given)
+    if distill.method == "demonstrations":
+        of_rows = training_settings(distill, length, given.rows.get("sft"))
+        return {"method": distill.method, **of_rows}
+    if distill.method == "on_policy":
+        trained = training_settings(distill, length, prompts)
+        completions = trained["optimiser_steps"] * trained["sequences_a_step"]
+        return {"method": distill.method, **trained, "completions": completions}
     samples = prompts * distill.samples_per_prompt
-    trained = training_settings(distill, distill.max_length, samples)
+    lessons = min(samples, prompts * (distill.keep or samples))
+    trained = training_settings(distill, length, lessons)
     del trained["rows"]
+    if distill.rollouts:
+        del trained["epochs"]
     return {
+        "method": distill.method,
         "prompts": prompts,
         "teacher_samples": samples,
         "teacher_batches": -(-prompts // TEACHER_BATCH),
         **{("epochs_at_least" if k == "epochs" else k): v for k, v in trained.items()},
     }
+
+
+def row_length(distill: Distill, given: Setting) -> int:
+    """Tokens of a row that is trained on, at most."""
+    on_policy = distill.method == "on_policy"
+    return given.prompt + distill.max_completion_length if on_policy else distill.max_length
 
 
 def evaluate_settings(given: Setting) -> dict[str, Any]:
@@ -332,7 +360,7 @@ def optim(section: Training) -> str:
     return str(section.trainer.get("optim", "adamw"))
 
 
-def one_batch(section: Sft | Distill, model: Model, given: Setting) -> dict[str, int]:
+def one_batch(section: Sft, model: Model, given: Setting) -> dict[str, int]:
     return memory.backward(
         model, section.batch_size, section.max_length, size_of(section),
         eager(given.params), checkpointing(section.trainer),
@@ -385,19 +413,34 @@ def merge_memory(given: Setting) -> dict[str, int]:
 
 
 def distill_memory(given: Setting) -> dict[str, int] | None:
-    """The larger of the teacher's sampling and the student's training; one follows the other."""
+    """The larger of the teacher's sampling and the student's training; one follows the other.
+
+    Where distributions are compared, the teacher stays beside the student, and looks at each batch.
+    """
     distill, teacher, student = given.params.distill, given.model, given.student
     if student is None:
         return None
-    size = stored(given)
-    sampling = {
-        "weights": size * teacher.parameters,
-        **memory.generation(teacher, TEACHER_BATCH * distill.samples_per_prompt, given.prompt,
-                            distill.max_completion_length, size, eager(given.params)),
-    }  # fmt: skip
-    half = size_of(distill) < 4
-    training = {**memory.full(student, optim(distill), half), **one_batch(distill, student, given)}
-    return memory.peak({}, sampling, training)
+    size, attention, new = stored(given), eager(given.params), distill.max_completion_length
+    weights = size * teacher.parameters
+    phases = []
+    if distill.method in ("verified", "unverified", "logits"):
+        at_once = TEACHER_BATCH * distill.samples_per_prompt
+        phases.append({"weights": weights, **memory.generation(
+            teacher, at_once, given.prompt, new, size, attention)})  # fmt: skip
+    training = memory.full(student, optim(distill), half=size_of(distill) < 4)
+    length = row_length(distill, given)
+    batch = memory.backward(student, distill.batch_size, length, size_of(distill), attention,
+                            checkpointing(distill.trainer))  # fmt: skip
+    if distill.method in MATCHED:
+        training["teacher"] = weights
+        batch["teacher_batch"] = memory.forward(
+            teacher, distill.batch_size, length, size, attention
+        )
+    if distill.method == "on_policy":
+        at_once = distill.batch_size * distill.gradient_accumulation_steps
+        phases.append({**training, **memory.generation(
+            student, at_once, given.prompt, new, 4, attention)})  # fmt: skip
+    return memory.peak({}, *phases, {**training, **batch})
 
 
 def evaluate_memory(given: Setting, folder: str) -> dict[str, int] | None:
@@ -421,7 +464,8 @@ def evaluate_memory(given: Setting, folder: str) -> dict[str, int] | None:
 # What may differ from the last run without changing what a sequence costs.
 FREE = {"learning_rate", "max_steps", "batch_size", "gradient_accumulation_steps", "kl_coef",
         "clip_epsilon", "temperature", "top_p", "lora", "rewards", "min_samples", "if_fewer",
-        "num_samples", "samples_per_prompt", "split", "preflight"}  # fmt: skip
+        "num_samples", "samples_per_prompt", "split", "preflight", "keep", "choose", "beta",
+        "rollouts"}  # fmt: skip
 
 
 def time(

@@ -13,7 +13,7 @@ from math import isfinite, isinf, isnan, sqrt
 from statistics import median
 from typing import Literal, NamedTuple
 
-from stages.core.params import Grpo, Sft, Training
+from stages.core.params import Distill, Grpo, Sft, Training
 
 Curve = list[dict[str, float]]
 
@@ -425,7 +425,8 @@ def memory_advice(section: Training, sampling: bool = False) -> str:
         sampling: it happened while completions were sampled. A whole generation batch is sampled
             at once, whatever the micro-batch is.
     """
-    steps = [*(fewer_at_once(section) if sampling else smaller_batch(section)),
+    at_once = smaller_step if isinstance(section, Distill) else fewer_at_once
+    steps = [*(at_once(section) if sampling else smaller_batch(section)),
              *checkpointing(section), *shorter(section), *smaller_group(section),
              *lighter_weights(section)]  # fmt: skip
     return "; ".join(f"{i}. {step}" for i, step in enumerate(steps, 1))
@@ -438,6 +439,14 @@ def smaller_batch(section: Training) -> Iterator[str]:
         yield (f"{name}.batch_size {batch} -> {new} and {name}.gradient_accumulation_steps "
                f"{accumulation} -> {accumulation * batch // new} (still {batch * accumulation} a "
                "step)")  # fmt: skip
+
+
+def smaller_step(distill: Distill) -> Iterator[str]:
+    """On-policy distillation samples all of a step at once: TRL knows no other way there."""
+    for option in ("gradient_accumulation_steps", "batch_size"):
+        if new := smaller(was := getattr(distill, option)):
+            yield f"distill.{option} {was} -> {new} (the step becomes smaller)"
+            return
 
 
 def fewer_at_once(grpo: Grpo) -> Iterator[str]:
@@ -460,7 +469,8 @@ def checkpointing(section: Training) -> Iterator[str]:
 
 
 def shorter(section: Training) -> Iterator[str]:
-    option = "max_completion_length" if isinstance(section, Grpo) else "max_length"
+    sampled = isinstance(section, Grpo) or getattr(section, "method", None) == "on_policy"
+    option = "max_completion_length" if sampled else "max_length"
     length = getattr(section, option)
     if length > 1:
         yield f"{section_name(section)}.{option} {length} -> {length // 2}"

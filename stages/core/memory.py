@@ -12,7 +12,7 @@ bytes; `read` alone is not pure.
 import json
 import re
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,15 @@ def scratch(shape: Shape, vocab: int) -> Model:
     norms = (2 * shape.layers + 1) * hidden
     count = vocab * hidden + sum(map(prod, linear.values())) + norms
     return Model(count, vocab, hidden, shape.layers, shape.heads, hidden, wide, linear)
+
+
+def of_layers(model: Model, count: int) -> Model:
+    """So many of a model's layers, each with its two norms, and all that is no layer's."""
+    kept = {name: size for name, size in model.linear.items()
+            if int(re.search(r"\.(\d+)\.", name)[1]) < count}  # fmt: skip
+    gone = model.in_layers - sum(map(prod, kept.values()))
+    gone += 2 * model.hidden * (model.layers - count)
+    return replace(model, parameters=model.parameters - gone, layers=count, linear=kept, stored=4)
 
 
 def read(folder: Path) -> Model:

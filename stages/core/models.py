@@ -17,7 +17,7 @@ from stages.core.params import is_local
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 MANIFEST = "manifest.json"
 
@@ -295,7 +295,17 @@ def count_parameters(where: Path | str) -> int:
         return parameters(AutoModelForCausalLM.from_config(config))
 
 
-def from_scratch(shape: Any, tokenizer: "PreTrainedTokenizerBase", seed: int) -> "PreTrainedModel":
+def configuration(where: Path | str, revision: str | None = None) -> "PreTrainedConfig":
+    """A model's own configuration, of its text part where it sees as well as reads."""
+    from transformers import AutoConfig
+
+    with reachable(where):
+        return AutoConfig.from_pretrained(**located(where, revision)).get_text_config()
+
+
+def from_scratch(
+    shape: Any, tokenizer: "PreTrainedTokenizerBase", seed: int, vocab_size: int | None = None
+) -> "PreTrainedModel":
     """A randomly initialised Llama-architecture decoder with tied embeddings.
 
     Llama rather than Qwen2: beside a custom tokenizer.json, AutoTokenizer would replace the
@@ -307,7 +317,7 @@ def from_scratch(shape: Any, tokenizer: "PreTrainedTokenizerBase", seed: int) ->
     torch.manual_seed(seed)
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=len(tokenizer),
+            vocab_size=vocab_size or len(tokenizer),
             hidden_size=shape.hidden_size,
             num_hidden_layers=shape.layers,
             num_attention_heads=shape.heads,

@@ -284,11 +284,30 @@ class Student(Section):
     revision: str | None = None
     watch: str
     scratch: Shape | None = None
+    layers: Count | list[Annotated[Whole, Field(ge=0)]] | None = None
+
+    @model_validator(mode="after")
+    def layers_rise(self) -> "Student":
+        if isinstance(self.layers, list) and (
+            not self.layers or self.layers != sorted(set(self.layers))
+        ):
+            raise ValueError(
+                "name the `layers` that are kept in rising order, each once, from 0 on"
+            )
+        return self
+
+
+MATCHED = ("logits", "on_policy")  # methods that compare distributions over the next token
 
 
 class Distill(Training):
+    method: Literal["verified", "unverified", "demonstrations", "logits", "on_policy"] = "verified"
     student: Student
     samples_per_prompt: Count
+    keep: Count | None = None
+    choose: Literal["shortest", "diverse"] = "shortest"
+    rollouts: bool = False
+    beta: Share = 0.5
     num_samples: Count
     min_samples: Count
     if_fewer: Literal["fail", "demonstrations"] = "fail"
@@ -455,7 +474,7 @@ def within(source: str, watch: str) -> bool:
 
 def is_local(source: str) -> bool:
     """A path rather than a hub id: it exists, or it is written as one."""
-    return source != "scratch" and (
+    return source not in ("scratch", "layers") and (
         source.startswith(("/", "./", "../", "~"))
         or source.endswith((".jsonl", ".json"))
         or source.count("/") > 1  # a hub id has one at the most
@@ -470,6 +489,12 @@ def made_models_have_a_shape(p: Params) -> None:
                 f"{name}.scratch (a shape) goes with {name}.source: scratch, and null with any "
                 "other"
             )
+    student = p.distill.student
+    if (student.source == "layers") != (student.layers is not None):
+        raise ValueError(
+            "distill.student.layers (how many of the teacher's, or which) goes with "
+            "distill.student.source: layers, and null with any other"
+        )
 
 
 def tags_differ(p: Params) -> None:
@@ -603,7 +628,7 @@ def something_is_paid(p: Params) -> None:
 def enough_is_sampled(p: Params) -> None:
     d = p.distill
     most = d.num_samples * d.samples_per_prompt
-    if d.if_fewer == "fail" and d.min_samples > most:
+    if d.method == "verified" and d.if_fewer == "fail" and d.min_samples > most:
         raise ValueError(
             f"distill.min_samples {d.min_samples} is more than distill.num_samples "
             f"{d.num_samples} x distill.samples_per_prompt {d.samples_per_prompt} = {most}: lower "
@@ -689,7 +714,7 @@ def validate(raw: dict, where: str) -> Params:
     except ValidationError as error:
         raise UserError(f"{where}: {explain(error.errors(), Params)}") from None
     checked = {}
-    for section, group, owner in PASSED_THROUGH:
+    for section, group, owner in passed_through(params.distill):
         given = getattr(getattr(params, section), group)
         if given is None:
             continue
@@ -705,13 +730,17 @@ def validate(raw: dict, where: str) -> Params:
     )
 
 
-PASSED_THROUGH = (
-    ("sft", "trainer", "trl.SFTConfig"),
-    ("sft", "lora", "peft.LoraConfig"),
-    ("grpo", "trainer", "trl.GRPOConfig"),
-    ("grpo", "lora", "peft.LoraConfig"),
-    ("distill", "trainer", "trl.SFTConfig"),
-)
+def passed_through(distill: Distill) -> tuple[tuple[str, str, str], ...]:
+    """(section, group, the class whose options it takes)"""
+    matched = distill.method in MATCHED
+    return (
+        ("sft", "trainer", "trl.SFTConfig"),
+        ("sft", "lora", "peft.LoraConfig"),
+        ("grpo", "trainer", "trl.GRPOConfig"),
+        ("grpo", "lora", "peft.LoraConfig"),
+        ("distill", "trainer", "trl.DistillationConfig" if matched else "trl.SFTConfig"),
+    )
+
 
 # Options of the trainers that a key of ours already decides.
 DECIDED = {
@@ -727,11 +756,17 @@ DECIDED = {
     "save_strategy": "run.checkpoint_seconds", "save_steps": "run.checkpoint_seconds",
     "eval_strategy": "the stage evaluate", "disable_tqdm": "run.log_every_seconds",
 }  # fmt: skip
+OF_DISTILL = {
+    "beta": "distill.beta", "temperature": "distill.temperature", "top_p": "",
+    "max_completion_length": "distill.max_completion_length",
+    "teacher_model_name_or_path": "models/grpo",
+}  # fmt: skip
 
 
 def refuse_said_twice(section: str, group: str, given: dict, where: str) -> None:
+    decided = {**DECIDED, **OF_DISTILL} if section == "distill" else DECIDED
     for key in given if group == "trainer" else ():
-        if ours := DECIDED.get(key, "").replace("SECTION", section):
+        if ours := decided.get(key, "").replace("SECTION", section):
             raise UserError(
                 f"{where}: {section}.trainer.{key} is already decided by {ours}: keep that one"
             )

@@ -18,7 +18,7 @@ from typing import Any
 
 from stages.core.files import cache_dir, write_text
 
-OWNERS = ("trl.SFTConfig", "trl.GRPOConfig", "peft.LoraConfig")
+OWNERS = ("trl.SFTConfig", "trl.GRPOConfig", "trl.DistillationConfig", "peft.LoraConfig")
 PLAIN = {bool: "bool", int: "int", float: "float", str: "str", list: "list", dict: "dict",
          set: "list", types.NoneType: "null"}  # fmt: skip
 CHOICE = "="  # before each value of an enumeration
@@ -74,7 +74,7 @@ def typed(owner: str, name: str, value: Any, kinds: list[str]) -> Any:
 def accepted() -> dict[str, dict[str, list[str]]]:
     """Class -> option -> the kinds of value it takes, for the installed versions."""
     versions = "-".join(f"{p}-{version(p)}" for p in ("trl", "transformers", "peft"))
-    path = cache_dir("schema") / f"options-{versions}.json"
+    path = cache_dir("schema") / f"options-{versions}-of-{len(OWNERS)}.json"
     if not path.exists():
         # imported by peft, it warns of an optional package, whoever asks
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

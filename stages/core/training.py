@@ -241,3 +241,23 @@ def fitting(
         log.warning("%s: %d of %d rows are longer than max_length %d: left out",
                     name, len(rows) - len(kept), len(rows), limit)  # fmt: skip
     return kept
+
+
+def epoch_sampler() -> type:
+    """TRL's sampler, of which a training that goes on needs more. Trl imports late."""
+    from trl.trainer.utils import RepeatSampler
+
+    class EpochSampler(RepeatSampler):
+        """TRL's, whose order hangs on the epoch: resumed in a later one, TRL's own begins anew."""
+
+        epoch = 0
+
+        def set_epoch(self, epoch: int) -> None:
+            self.epoch = epoch
+
+        def __iter__(self):
+            if self.shuffle:
+                self.generator.manual_seed(self.seed + self.epoch)
+            return super().__iter__()
+
+    return EpochSampler

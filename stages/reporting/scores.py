@@ -13,7 +13,7 @@ MODELS = {
     "sft": "after supervised training on demonstrations",
     "control": "the SFT model made to show its working",
     "grpo": "after GRPO",
-    "student": "distilled from the GRPO model's verified samples",
+    "student": "distilled from the GRPO model (distill.method)",
 }
 ERRORS = ("reasoning", "extraction", "truncation", "format", "sandbox")
 

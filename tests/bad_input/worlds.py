@@ -45,6 +45,8 @@ def good(folder: Path) -> None:
     shown = {**row, "completion": [{"role": "assistant", "content": "<answer>2</answer>"}]}
     for name, made in (("sft", shown), ("grpo", row), ("test", row), ("shots", shown)):
         (folder / f"data/{name}.jsonl").write_text((json.dumps(made) + "\n") * 8)
+    (folder / "rollouts").mkdir()
+    (folder / "rollouts/grpo.jsonl").write_text("")
     (folder / "my_rewards.py").write_text(MY_REWARDS)
     declared = (ROOT / "dvc.yaml").read_text()
     for stage in ("audit", "grpo"):
@@ -69,6 +71,16 @@ def raw_rows(folder: Path, case: dict) -> dict:
     named = {key: case[key] for key in ("fields", "levels", "decontaminate") if key in case}
     return {"name": case["task"], "source": source, "watch": "data/raw", "pool": 8, "test": 4,
             "demonstrations": case.get("demonstrations", 8), **named}  # fmt: skip
+
+
+def other_tokenizer(folder: Path) -> None:
+    """A student whose tokenizer is not its teacher's."""
+    shutil.copytree(folder / "models/base", folder / "other")
+    spelt = json.loads((folder / "other/tokenizer.json").read_text())
+    one, other = list(spelt["model"]["vocab"])[10:12]
+    vocab = spelt["model"]["vocab"]
+    vocab[one], vocab[other] = vocab[other], vocab[one]
+    (folder / "other/tokenizer.json").write_text(json.dumps(spelt))
 
 
 def params_is_a_folder(folder: Path) -> None:

@@ -79,6 +79,32 @@ def test_epochs_over_the_data_there_is(here, raw):
     assert stages["audit"]["settings"] == {"golds": 96}
 
 
+def test_what_each_method_of_distillation_does_and_holds(here, raw):
+    rows("sft", 1000)
+    rows("grpo", 96)
+
+    def of(method: str, **changes) -> tuple[dict, dict]:
+        stage = planned(raw, {"distill": {"method": method, **changes}})["stages"]["distill"]
+        return stage["settings"], stage["memory"]
+
+    verified, held = of("verified", keep=1, samples_per_prompt=4)
+    assert verified["teacher_samples"] == 4 * 1096
+    assert verified["epochs_at_least"] == round(400 * 32 / 1096, 2)
+    assert of("demonstrations")[0]["epochs"] == 400 * 32 / 1000
+    assert "teacher_samples" not in of("demonstrations")[0]
+    on_policy, beside = of("on_policy", precision="fp32")
+    assert on_policy["completions"] == 400 * 32
+    assert on_policy["tokens_a_step_at_most"] == 32 * (128 + 40)
+    assert beside["teacher"] == 4 * planned(raw)["model"]["parameters"] and "teacher" not in held
+
+
+def test_a_student_of_layers_by_hand(here, raw):
+    own = {"source": "layers", "layers": [0], "scratch": None}
+    found = planned(raw, {"distill": {"student": own}})
+    one = planned(raw, {"base": {"scratch": {"layers": 1}}})
+    assert found["student"]["parameters"] == one["model"]["parameters"]
+
+
 @pytest.mark.parametrize(
     "trainer, generations, sampled",
     [

@@ -292,6 +292,15 @@ def test_where_all_weights_are_trained_an_adapter_is_advised_and_4_bits_are_not(
     assert "grpo.lora (an adapter) in place of null" in advice and "nf4" not in advice
 
 
+def test_memory_advice_of_on_policy_distillation_is_a_smaller_step():
+    section = PARAMS.distill.model_copy(update={"method": "on_policy"})
+    advice = doctor.memory_advice(section, sampling=True)
+    assert advice.startswith("1. distill.batch_size 32 -> 16 (the step becomes smaller)")
+    assert "distill.max_completion_length 40 -> 20" in advice
+    accumulated = section.model_copy(update={"gradient_accumulation_steps": 4})
+    assert "distill.gradient_accumulation_steps 4 -> 2" in doctor.memory_advice(accumulated, True)
+
+
 def test_memory_advice_while_sampling_samples_fewer_at_once():
     section = grpo(batch_size=8, gradient_accumulation_steps=4, group_size=8)
     assert "1. grpo.trainer.steps_per_generation 4 -> 2 (16 completions" in doctor.memory_advice(
