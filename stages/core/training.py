@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PrinterCallback, TrainerCallback
 
-from stages.core import checkpoints, doctor, resume
+from stages.core import checkpoints, doctor, launch, resume
 from stages.core.errors import UserError
 from stages.core.models import device
 from stages.core.params import Distill, Sft, Training
@@ -43,14 +43,17 @@ def frozen_dtype(wanted: str) -> torch.dtype:
 
 
 def arguments(section: Training, seed: int, output_dir: Path) -> dict[str, Any]:
-    """Trainer arguments that follow from a section of params.yaml; `trainer:` comes on top."""
+    """Trainer arguments that follow from a section of params.yaml; `trainer:` comes on top.
+
+    The batch is divided among the processes.
+    """
     chosen = precision(section.precision)
     return {
         "output_dir": str(output_dir),
         "save_total_limit": checkpoints.KEPT,
         "learning_rate": section.learning_rate,
         "max_steps": section.max_steps,
-        "per_device_train_batch_size": section.batch_size,
+        "per_device_train_batch_size": section.batch_size // launch.world(),
         "gradient_accumulation_steps": section.gradient_accumulation_steps,
         "bf16": chosen == "bf16",
         "fp16": chosen == "fp16",
@@ -89,7 +92,7 @@ class Doctor(TrainerCallback):
         metrics = {self.names.get(name, name): value for name, value in (logs or {}).items()}
         self.curve.append({"step": state.global_step, **metrics})
         known = {finding["name"] for finding in self.findings}
-        found = doctor.diagnose(self.curve, self.section, known)
+        found = launch.once(lambda: doctor.diagnose(self.curve, self.section, known))
         self.findings += map(asdict, found)
         for finding in found:
             if finding.severity == "stop":
