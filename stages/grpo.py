@@ -90,9 +90,10 @@ def body(params: Params, run: Run) -> dict:
         if trainer.rollouts and launch.first():
             write_rows(ROLLOUTS, trainer.rollouts)
             run.artifact(ROLLOUTS)
+    trained = training.whole(trainer)
     if not launch.first():
         return {}
-    save(trainer.model, tokenizer)
+    save(trained, tokenizer)
     run.write_curve(CURVE)
     targets = doctor.targets(diagnosis.curve)
     log.info("grpo: targets: %s", doctor.in_words(targets))

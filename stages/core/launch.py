@@ -5,24 +5,26 @@ itself alone starts all of them by torchrun or `accelerate launch`, and ends as 
 first of them speaks, tracks and writes; batch sizes are of all of them together.
 """
 
+import logging
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from stages.core.errors import UserError
 
 if TYPE_CHECKING:
-    from stages.core.params import Launch
+    from stages.core.params import Launch, Params
 
 STAGES = ("sft", "grpo", "distill", "evaluate")  # the others always run in one process
 STARTED = "GRPO_LAUNCHED"  # set for what `start` starts
 PATIENCE = timedelta(days=1)  # of a process for the slowest one
-GRACE = 5.0  # seconds in which the first process says what all of them found
+GRACE = 20.0  # seconds in which the first process ends, after it has said what all of them found
 
 T = TypeVar("T")
 
@@ -76,6 +78,58 @@ def together() -> None:
     gathered([])
 
 
+def engine(asked: "Launch") -> str:
+    """How accelerate's file spreads the work: DDP, FSDP, ZERO2 ...; without one, DDP.
+
+    Raises:
+        UserError: accelerate cannot read the file.
+    """
+    if asked.accelerate is None:
+        return "DDP"
+    import yaml
+    from accelerate.commands.config import load_config_from_file
+
+    try:
+        config = load_config_from_file(asked.accelerate)
+    except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"launch.accelerate: {asked.accelerate} is no configuration of accelerate ({reason}): "
+            "take one of presets/accelerate"
+        ) from None
+    kind = config.distributed_type.value
+    if kind == "DEEPSPEED":
+        return f"ZERO{config.deepspeed_config.get('zero_stage')}"
+    return kind if kind == "FSDP" else "DDP"
+
+
+def check_engine(stage: str, params: "Params") -> None:
+    """Refuses what cannot work with the engine that is asked for.
+
+    Raises:
+        UserError: says what.
+    """
+    file, kind = params.launch.accelerate, engine(params.launch)
+    if kind.startswith("ZERO") and find_spec("deepspeed") is None:
+        raise UserError(
+            f"launch.accelerate: {file}, but deepspeed is not installed: `pip install deepspeed`, "
+            "or name another file"
+        )
+    if kind not in ("FSDP", "ZERO3"):
+        return
+    section = getattr(params, stage, None)
+    if getattr(section, "optimizer", None) == "muon":
+        raise UserError(
+            f"{stage}.optimizer: muon needs whole matrices, and {file} spreads them over "
+            "processes: say adamw"
+        )
+    if getattr(section, "method", None) == "qlora" or getattr(section, "quantize", None) == "nf4":
+        raise UserError(
+            f"{stage}: {file} spreads weights over processes, and 4-bit ones cannot be: say lora "
+            "without 4 bits, or take presets/accelerate/multi_gpu.yaml"
+        )
+
+
 def to_start(stage: str, asked: "Launch") -> bool:
     """Whether this process is to start the stage's processes rather than to be one of them."""
     here = "WORLD_SIZE" in os.environ or STARTED in os.environ
@@ -90,11 +144,11 @@ def start(stage: str, asked: "Launch") -> int:
     is ended. What failed has said so itself.
     """
     os.environ[STARTED] = "1"
-    os.environ.setdefault("LOGLEVEL", "CRITICAL")  # read by torchrun when it is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # it would say that it sets this
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     module, *arguments = stage.split("@")
     program = ["-m", f"stages.{module}", *arguments]
     try:
@@ -138,19 +192,25 @@ def join(stage: str, asked: "Launch") -> None:
             if stage.partition("@")[0] in STAGES
             else f"it runs in one process, and {world()} started: start it without torchrun"
         )
-    if world() == 1:
+    if world() == 1 and asked.accelerate is None:
         return
     import torch
     import torch.distributed as dist
 
-    gpus, here = torch.cuda.device_count(), int(os.environ["LOCAL_WORLD_SIZE"])
+    gpus, here = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if gpus and here > gpus:
         raise UserError(
             f"launch.processes: {here} processes on this machine, which has {gpus} GPUs: lower it"
         )
+    if asked.accelerate and not gpus:
+        raise UserError(
+            f"launch.accelerate: {asked.accelerate} is for GPUs, and torch finds none here: set it "
+            "to null"
+        )
     if gpus:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=PATIENCE)
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    if "WORLD_SIZE" in os.environ:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=PATIENCE)
 
 
 def leave_it_to_first() -> None:

@@ -104,6 +104,7 @@ def main(name: str, body: Body) -> None:
             refuse_arguments(stage)
             params = ready(stage)
             if launch.to_start(stage, params.launch):
+                launch.check_engine(stage, params)
                 sys.exit(launch.start(stage, params.launch))
             launch.join(stage, params.launch)
             seed_everything(params.seed)

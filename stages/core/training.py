@@ -1,6 +1,7 @@
 """What the training stages share: trainer arguments, precision, reporting, supervised training."""
 
 import logging
+import os
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,7 +39,12 @@ def precision(wanted: str) -> str:
 
 
 def frozen_dtype(wanted: str) -> torch.dtype:
-    """The dtype of weights that are not trained (under LoRA): half the memory where possible."""
+    """The dtype of weights that are not trained (under LoRA): half the memory where possible.
+
+    FSDP spreads a layer's weights together, and they need one dtype.
+    """
+    if os.environ.get("ACCELERATE_USE_FSDP", "false") == "true":
+        return torch.float32
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision(wanted)]
 
 
@@ -58,6 +64,7 @@ def arguments(section: Training, seed: int, output_dir: Path) -> dict[str, Any]:
         "bf16": chosen == "bf16",
         "fp16": chosen == "fp16",
         "use_cpu": device() == "cpu",
+        "ddp_find_unused_parameters": False,  # there are none; the search costs time
         "seed": seed,
         "report_to": "none",
         "save_strategy": "no",  # `checkpoints.Keeper` says when
@@ -171,7 +178,32 @@ def supervised(
         optimizers=(optimizer(model, section), None),
     )
     train(trainer, run, section)
-    return trainer.model
+    return whole(trainer)
+
+
+def whole(trainer: "Trainer") -> "PreTrainedModel":
+    """The trained model; where its weights are spread over processes (FSDP, ZeRO-3), a copy with
+    all of them, in the first process.
+    """
+    accelerator = trainer.accelerator
+    if accelerator.distributed_type not in ("FSDP", "DEEPSPEED"):
+        return trainer.model
+    weights = accelerator.get_state_dict(trainer.model_wrapped)  # all of them have to call it
+    model = accelerator.unwrap_model(trainer.model_wrapped)
+    return rebuilt(model, weights) if launch.first() else model
+
+
+def rebuilt(model: "PreTrainedModel", weights: dict[str, torch.Tensor]) -> "PreTrainedModel":
+    """A model of the same shape, adapter included, with these weights, on the CPU."""
+    from peft import get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    adapters = getattr(model, "peft_config", None)
+    made = AutoModelForCausalLM.from_config((model.get_base_model() if adapters else model).config)
+    if adapters:
+        made = get_peft_model(made, adapters["default"])
+    made.load_state_dict({name: weight.to(torch.float32) for name, weight in weights.items()})
+    return made
 
 
 def train(trainer: "Trainer", run: Run, section: Training) -> None:
