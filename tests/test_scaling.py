@@ -255,10 +255,9 @@ def test_a_model_is_rebuilt_from_gathered_weights():
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from tests.known import SHAPE
 
-    config = LlamaConfig(vocab_size=40, hidden_size=SHAPE.hidden_size, num_hidden_layers=1,
-                         intermediate_size=32, num_attention_heads=2, tie_word_embeddings=True)  # fmt: skip
+    config = LlamaConfig(vocab_size=40, hidden_size=64, num_hidden_layers=1, intermediate_size=32,
+                         num_attention_heads=2, tie_word_embeddings=True)  # fmt: skip
     plain = LlamaForCausalLM(config)
     adapted = get_peft_model(LlamaForCausalLM(config), LoraConfig(r=2, target_modules="all-linear"))
     for model in (plain, adapted):
