@@ -334,9 +334,10 @@ def optim(section: Training) -> str:
 
 
 def one_batch(section: Sft | Distill, model: Model, given: Setting) -> dict[str, int]:
+    share = section.batch_size // given.params.launch.processes
     return memory.backward(
-        model, section.batch_size // given.params.launch.processes, section.max_length, size_of(section),
-        eager(given.params), checkpointing(section.trainer),
+        model, share, section.max_length, size_of(section), eager(given.params),
+        checkpointing(section.trainer),
     )  # fmt: skip
 
 
