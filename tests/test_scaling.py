@@ -226,12 +226,16 @@ def test_a_killed_grpo_in_two_processes_goes_on_to_the_same_bits(tmp_path, monke
 @pytest.mark.parametrize("ended_by", [signal.SIGKILL, signal.SIGTERM])
 def test_no_process_outlives_the_one_that_started_them(scaled, ended_by):
     scaled.given({"sft": {"max_steps": 100_000}}, 2)
+    shutil.rmtree(scaled.folder / ".cache/checkpoints/sft", ignore_errors=True)
     process = subprocess.Popen([sys.executable, "-m", "stages.sft"], cwd=scaled.folder,
                                env=scaled.environment(), stderr=subprocess.DEVNULL)  # fmt: skip
-    workers = a_checkpoint(scaled.folder, "sft", process)
-    assert sum("stages.sft" in " ".join(w.cmdline()) for w in workers) == 2
-    process.send_signal(ended_by)
-    assert process.wait(60) == (-signal.SIGKILL if ended_by == signal.SIGKILL else 143)
+    try:
+        workers = a_checkpoint(scaled.folder, "sft", process)
+        assert sum("stages.sft" in " ".join(w.cmdline()) for w in workers) == 2
+        process.send_signal(ended_by)
+        assert process.wait(60) == (-signal.SIGKILL if ended_by == signal.SIGKILL else 143)
+    finally:
+        process.kill()
     assert not psutil.wait_procs(workers, timeout=60)[1]
 
 
