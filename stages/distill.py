@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.core import resume, stage
+from stages.core import launch, resume, stage
 from stages.core.batches import Batches, Ids, seed_at
 from stages.core.errors import UserError
 from stages.core.files import read_rows, write_rows
@@ -41,6 +41,8 @@ def body(params: Params, run: Run) -> dict:
     pupil, own_tokenizer = student.new(params, TEACHER, tokenizer)
     run.progress.restart()
     trained = train(pupil, own_tokenizer, lessons, params, run)
+    if not launch.first():
+        return {}
     models.save_model(trained, own_tokenizer, OUT)
     run.write_curve(CURVE)
     return {
@@ -63,8 +65,10 @@ def material(
         rows = [*read_rows(DEMONSTRATIONS), *read_rows(POOL)]
         lessons = random.Random(params.seed).sample(rows, min(distill.num_samples, len(rows)))
     if distill.method in OF_SAMPLES:
-        samples = verified(list(sampled(lessons, tokenizer, params, run)), params)
-    write_rows(SAMPLES, samples)
+        pairs = list(sampled(lessons, tokenizer, params, run))
+        samples = launch.once(lambda: verified(pairs, params))
+    if launch.first():
+        write_rows(SAMPLES, samples)
     run.artifact(SAMPLES)
     counts = {"sampled": len(samples), "verified": sum(sample["correct"] for sample in samples)}
     if distill.method in OF_SAMPLES:
@@ -96,15 +100,19 @@ def train(
 def sampled(
     rows: list[dict], tokenizer: "PreTrainedTokenizerBase", params: Params, run: Run
 ) -> Iterator[tuple[dict, str]]:
-    """Rows with one of the teacher's completions each, `samples_per_prompt` times."""
+    """Rows with one of the teacher's completions each, `samples_per_prompt` times.
+
+    Each process samples its share of the batches; what they hold does not hang on that.
+    """
     import torch
 
     from stages.core import models
 
     distill, n = params.distill, params.distill.samples_per_prompt
     teacher = models.load_model(TEACHER, params.base.attn_implementation, dtype="auto").eval()
-    kept = Batches(resume.folder(run.name) / "batches.jsonl")
-    for start in range(0, len(rows), BATCH):
+    kept = Batches(resume.folder(run.name) / launch.apart("batches.jsonl"))
+    done = []
+    for start in launch.own(range(0, len(rows), BATCH)):
         batch = rows[start : start + BATCH]
         encoded = prompts(batch, tokenizer)
 
@@ -112,10 +120,11 @@ def sampled(
             torch.manual_seed(seed_at(params.seed, start))
             return complete(teacher, tokenizer, encoded, distill)
 
-        ids = kept.get(start, encoded["input_ids"].tolist(), seeded)
-        texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
-        yield from ((batch[i // n], text) for i, text in enumerate(texts))
+        done.append((start, kept.get(start, encoded["input_ids"].tolist(), seeded)))
         run.progress.update(min(start + BATCH, len(rows)), len(rows), "teacher samples")
+    for start, ids in sorted(launch.gathered(done)):
+        texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+        yield from ((rows[start + i // n], text) for i, text in enumerate(texts))
 
 
 def prompts(rows: list[dict], tokenizer: "PreTrainedTokenizerBase") -> "BatchEncoding":

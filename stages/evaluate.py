@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from stages import rewards
 from stages.answers import worker
 from stages.answers.equality import equal
-from stages.core import harness, resume, stage
+from stages.core import harness, launch, resume, stage
 from stages.core.batches import Batches
 from stages.core.errors import UserError
 from stages.core.files import read_rows, write_json, write_rows
@@ -49,8 +49,10 @@ def body(model: str, params: Params, run: Run) -> dict:
     if not rows:
         raise UserError(f"{data} has no rows: raise task.{params.evaluate.split} in params.yaml")
     folder = Path("models", FOLDERS[model])
-    batches = Batches(resume.folder(run.name) / "batches.jsonl")
+    batches = Batches(resume.folder(run.name) / launch.apart("batches.jsonl"))
     result = evaluated(folder, rows, params, run.progress, model == "control", batches)
+    if result is None:
+        return {}
     save(result, Path("samples"), model)
     run.artifact(Path("samples", f"{model}.jsonl"))
     run.summary({f"{model}.{task}.{name}": measure["value"]
@@ -66,8 +68,11 @@ def evaluated(
     progress: Progress,
     bar_answer: bool = False,
     batches: Batches | None = None,
-) -> Result:
-    """A model's answers to prepared rows, judged; `batches` as `harness.language_model` has it."""
+) -> Result | None:
+    """A model's answers to prepared rows, judged; `batches` as `harness.language_model` has it.
+
+    None in a process that only generates for the first one.
+    """
     from stages.core import models
 
     # what is wrong with these shows before the model has answered
@@ -80,6 +85,9 @@ def evaluated(
     )
     shots = list(read_rows(SHOTS))[: params.evaluate.few_shot] if params.evaluate.few_shot else []
     outcome = harness.run(model, rows, shots, params)
+    if outcome is None:
+        harness.official(model, params)
+        return None
     samples = judged(rows, outcome, model, params)
     by_task = {task: [s for s in samples if s["task"] == task] for task in tasks_of(rows)}
     measures = {task: measured(own, params) for task, own in by_task.items()}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from stages import rewards
 from stages.answers import worker
 from stages.answers.format import Format
-from stages.core import doctor, stage
+from stages.core import doctor, launch, stage
 from stages.core.curriculum import in_stages, pass_rates, worth_training
 from stages.core.errors import UserError
 from stages.core.files import read_rows, write_rows
@@ -87,10 +87,13 @@ def body(params: Params, run: Run) -> dict:
     try:
         training.train(trainer, run, grpo)
     finally:  # what went wrong can be read there
-        if trainer.rollouts:
+        if trainer.rollouts and launch.first():
             write_rows(ROLLOUTS, trainer.rollouts)
             run.artifact(ROLLOUTS)
-    save(trainer.model, tokenizer)
+    trained = training.whole(trainer)
+    if not launch.first():
+        return {}
+    save(trained, tokenizer)
     run.write_curve(CURVE)
     targets = doctor.targets(diagnosis.curve)
     log.info("grpo: targets: %s", doctor.in_words(targets))
@@ -208,10 +211,11 @@ def recording_trainer() -> type:
             self._log_metric(f"profiling/{part}", sum(before) + time.perf_counter() - began)
 
         def record(self, inputs: list[dict], completions: list, scores: list[list[float]]) -> None:
-            """Rows of this step, and the rates that users know by name."""
+            """Rows of this step, all processes', and the rates that users know by name."""
             contents = [completion[-1]["content"] for completion in completions]
             verdicts = grades(contents, inputs, self.fmt)
             weights, step = self.reward_weights.tolist(), self.state.global_step + 1
+            rows = []
             for row, content, verdict, score in zip(
                 inputs, contents, verdicts, scores, strict=True
             ):
@@ -219,7 +223,8 @@ def recording_trainer() -> type:
                 for name, value in rates(verdict, reward, score).items():
                     self._log_metric(name, value)
                 named = dict(zip(self.reward_func_names, score, strict=True))
-                self.rollouts.append(rollout(step, row, content, verdict, reward, named))
+                rows.append(rollout(step, row, content, verdict, reward, named))
+            self.rollouts += launch.gathered(rows)
 
     class DynamicTrainer(DynamicSampling, RecordingTrainer):
         """What it hands on as known already is neither recorded nor timed twice."""

@@ -7,7 +7,8 @@ The configuration with its defaults filled in, and for each stage its steps, bat
 estimate of its memory (stages/core/memory.py: arithmetic, without the libraries' own) and of its
 time: the last run's, in proportion to the sequences trained on or the completions made, start-up
 included; only where that run had the same data, model and lengths (dvc.lock), and as if on the same
-machine. For one process. Loads no model, no torch.
+machine and in as many processes. Memory is one process's (launch.processes), with its share of a
+batch and all of the model. Loads no model, no torch.
 
 `--json` writes {"params", "device", "model", "student", "stages"}. A stage has `settings`, `memory`
 (bytes by what takes them, and `peak`: what is there at once; null: no model, or not known) and
@@ -361,9 +362,10 @@ def optim(section: Training) -> str:
 
 
 def one_batch(section: Sft, model: Model, given: Setting) -> dict[str, int]:
+    share = section.batch_size // given.params.launch.processes
     return memory.backward(
-        model, section.batch_size, section.max_length, size_of(section),
-        eager(given.params), checkpointing(section.trainer),
+        model, share, section.max_length, size_of(section), eager(given.params),
+        checkpointing(section.trainer),
     )  # fmt: skip
 
 
@@ -383,11 +385,11 @@ def sft_memory(given: Setting) -> dict[str, int] | None:
 def grpo_memory(given: Setting) -> dict[str, int]:
     grpo, model, attention = given.params.grpo, given.model, eager(given.params)
     size = size_of(grpo)
-    new, at_once = grpo.max_completion_length, grpo.batch_size * grpo.sampled_batches
+    new, share = grpo.max_completion_length, grpo.batch_size // given.params.launch.processes
     return memory.peak(
         grpo_weights(grpo, model, size),
-        memory.generation(model, at_once, given.prompt, new, size, attention),
-        memory.backward(model, grpo.batch_size, given.prompt + new, size, attention,
+        memory.generation(model, share * grpo.sampled_batches, given.prompt, new, size, attention),
+        memory.backward(model, share, given.prompt + new, size, attention,
                         checkpointing(grpo.trainer), scored=new),
     )  # fmt: skip
 
@@ -529,6 +531,8 @@ def text(found: dict[str, Any]) -> str:
         *(f"{name:<8} {counted(found[name])}" for name in ("model", "student")),
         f"prompts  at most {found['prompt']['tokens_at_most']} tokens ({found['prompt']['from']})",
     ]
+    if (processes := found["params"]["launch"]["processes"]) > 1:
+        lines.append(f"launch   {processes} processes share each batch; memory is of one of them")
     for name, stage in found["stages"].items():
         lines += ["", name, *(f"  {label:<7} {what}" for label, what in described(stage))]
     return "\n".join([*lines, "", totals(found["stages"])])

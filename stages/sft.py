@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from stages.core import stage
+from stages.core import launch, stage
 from stages.core.errors import UserError
 from stages.core.files import read_rows, replacing, write_csv
 from stages.core.params import Params
@@ -26,6 +26,8 @@ def body(params: Params, run: Run) -> dict:
     run.dataset(ROWS, "training")
     tokenizer = models.load_tokenizer(BASE)
     if params.sft.method == "none":
+        if not launch.first():
+            return {}
         copy_base()
         write_csv(CURVE, [{"step": 0, "loss": None}])
         return {"rows": 0}
@@ -37,6 +39,8 @@ def body(params: Params, run: Run) -> dict:
         trained = training.supervised(model, tokenizer, rows, params.sft, run, params.seed)
     else:
         trained = with_adapter(params, tokenizer, rows, run)
+    if not launch.first():
+        return {}
     models.save_model(trained, tokenizer, OUT)
     run.write_curve(CURVE)
     return {"rows": len(rows), **run.last("loss", "mean_token_accuracy", "tokens"),
@@ -62,6 +66,8 @@ def with_adapter(
     lora.require_modules(model, params.sft.lora, "sft.lora")
     config = lora.config(params.sft.lora)
     trained = training.supervised(model, tokenizer, rows, params.sft, run, params.seed, config)
+    if not launch.first():
+        return trained
     with TemporaryDirectory() as adapter:
         trained.save_pretrained(adapter)
         return lora.merge(BASE, Path(adapter), attn, quantize)

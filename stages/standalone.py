@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from stages import tasks
+from stages.core import launch, stage
 from stages.core import params as parameters
-from stages.core import stage
 from stages.core.errors import UserError
 from stages.core.files import full_disk_said, read_rows, write_json
 from stages.core.params import Params, Source
@@ -61,6 +61,8 @@ def arguments() -> argparse.Namespace:
 
 def check(asked: argparse.Namespace) -> None:
     """Raises UserError for a number out of range, or a place where nothing can be written."""
+    if launch.world() > 1:
+        raise UserError("with options it runs in one process: start it without torchrun")
     for option, least in (("num_samples", 1), ("samples_per_prompt", 0),
                           ("max_completion_length", 1)):  # fmt: skip
         given = getattr(asked, option)

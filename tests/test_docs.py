@@ -58,3 +58,15 @@ def test_every_test_named_for_grpo_is_there():
         assert f"def {name}(" in there, name
     for path in re.findall(r"`(tests/\S+\.py)`", GRPO):
         assert (ROOT / path).exists()
+
+
+def test_what_scaling_shows_is_accepted(raw):
+    text = (ROOT / "docs/scaling.md").read_text()
+    launch, rollouts = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    assert params.validate(merged(raw, yaml.safe_load(launch)), "docs/scaling.md").launch.processes
+    for line in rollouts.splitlines():
+        shown = yaml.safe_load(line)
+        loaded = params.validate(merged(raw, {"grpo": shown}), "docs/scaling.md").grpo
+        assert shown["trainer"].items() <= loaded.trainer.items()
+    for file in re.findall(r"`(\w+\.yaml)`", text):
+        assert (ROOT / "presets/accelerate" / file).exists()

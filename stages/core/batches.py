@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from stages.core import launch
 from stages.core.files import write_text
 from stages.core.graph import digest
 from stages.core.stage import log
@@ -47,6 +48,11 @@ class Batches:
                 with self.path.open("a") as file:
                     file.write(line(key, self.known[key]))
         return self.known[key]
+
+    def exchange(self) -> None:
+        """Each process comes to know the batches of all."""
+        for known in launch.gathered([self.known]):
+            self.known.update(known)
 
 
 def line(key: str, ids: Ids) -> str:

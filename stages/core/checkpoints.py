@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
+from stages.core import launch
 from stages.core.files import remove, sha256, write_json
 
 if TYPE_CHECKING:
@@ -95,27 +96,31 @@ class Keeper(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any):
         """What was passed over goes: it would count among those that transformers keeps."""
-        if state.is_world_process_zero:
+        if launch.first():
             for checkpoint in self.where.glob("checkpoint-*"):
                 if step(checkpoint) > state.global_step:
                     remove(checkpoint)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any):
-        due = time.monotonic() - self.last >= self.run.checkpoint_seconds
         apart = state.global_step % args.logging_steps == 0 and between_batches(self.trainer)
-        if due and apart and state.global_step < state.max_steps:
+        if not apart or state.global_step >= state.max_steps:
+            return
+        waited = time.monotonic() - self.last
+        if launch.once(lambda: waited >= self.run.checkpoint_seconds):
             control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any):
         self.last = time.monotonic()
-        if not state.is_world_process_zero:
+        launch.together()  # each process writes files of its own
+        if not launch.first():
             return
         checkpoint = self.where / f"checkpoint-{state.global_step}"
         extras = {"curve": self.run.curve, "tokens": self.trainer._total_train_tokens,
                   "rollouts": self.append(getattr(self.trainer, "rollouts", []))}  # fmt: skip
         write_json(checkpoint / EXTRAS, extras)
-        files = (path for path in sorted(checkpoint.iterdir()) if path.is_file())
-        write_json(checkpoint / MARKER, {path.name: sha256(path) for path in files})
+        files = (path for path in sorted(checkpoint.rglob("*")) if path.is_file())
+        hashes = {path.relative_to(checkpoint).as_posix(): sha256(path) for path in files}
+        write_json(checkpoint / MARKER, hashes)
 
     def append(self, rollouts: list[dict]) -> dict:
         """Writes rollouts that are not in the file yet; says what it holds by now."""
@@ -130,12 +135,11 @@ class Keeper(TrainerCallback):
 
     def restore(self) -> Path | None:
         """The checkpoint to go on from, with what is kept beside it put back in place."""
-        checkpoint = newest(self.where)
+        checkpoint = launch.once(lambda: newest(self.where))
         if checkpoint is None:
-            self.where.mkdir(parents=True, exist_ok=True)
-            for unfinished in self.where.glob("checkpoint-*"):
-                remove(unfinished)
-            self.restore_rollouts(0)
+            if launch.first():
+                self.begin()
+            launch.together()
             return None
         extras = json.loads((checkpoint / EXTRAS).read_text())
         self.run.restore(extras["curve"])
@@ -144,8 +148,17 @@ class Keeper(TrainerCallback):
         log.info("%s: going on from step %d", self.run.name, step(checkpoint))
         return checkpoint
 
+    def begin(self) -> None:
+        """An empty place."""
+        self.where.mkdir(parents=True, exist_ok=True)
+        for unfinished in self.where.glob("checkpoint-*"):
+            remove(unfinished)
+        remove(self.where / ROLLOUTS)
+
     def restore_rollouts(self, size: int) -> None:
         """Those up to the checkpoint; what lies behind was sampled after it, or is cut off."""
+        if not launch.first():
+            return
         path = self.where / ROLLOUTS
         if not size:
             remove(path)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
+from stages.core import launch
 from stages.core.batches import Batches, seed_at
 from stages.core.errors import UserError
 from stages.core.grade import grade, grades
@@ -104,16 +105,33 @@ def hf_model(
 
     class Model(HFLM):
         done = 0
+        sharing = False
         lengths: dict[str, tuple[int, bool]]
 
         def generate_until(self, requests, disable_tqdm=False):
+            if launch.world() > 1:
+                self.share(requests)
+                if not launch.first():
+                    return [""] * len(requests)
             texts = super().generate_until(requests, disable_tqdm=True)  # `shown` instead
             # code runs side by side here; lm-eval would have each judged by itself
             at = [i for i, request in enumerate(requests) if request.doc.get("tests")]
             grades([texts[i] for i in at], [requests[i].doc for i in at], fmt)
             return texts
 
+        def share(self, requests):
+            """Each process generates its share of the batches; then each knows all of them."""
+            before, self.sharing, self.turn = self.done, True, 0
+            super().generate_until(requests, disable_tqdm=True)
+            self.done, self.sharing = before, False
+            batches.exchange()
+
         def _model_generate(self, context, max_length, stop, attention_mask=None, **options):
+            if self.sharing:
+                self.turn += 1
+                if (self.turn - 1) % launch.world() != launch.rank():
+                    self.done += len(context)
+                    return context
             if bar_answer:
                 barred = BarredOpening(context.shape[1], opening)
                 options["logits_processor"] = LogitsProcessorList([barred])
@@ -180,8 +198,10 @@ def prompts_cut(model: "LM", prompts: list[str], limit: int) -> int:
     return cut
 
 
-def run(model: "LM", rows: list[dict], shots: list[dict], params: Params) -> Outcome:
+def run(model: "LM", rows: list[dict], shots: list[dict], params: Params) -> Outcome | None:
     """Every row answered greedily, and `samples_per_prompt` times at the temperature.
+
+    None in a process that only generates for the first one.
 
     Args:
         model: from `language_model`.
@@ -206,6 +226,8 @@ def run(model: "LM", rows: list[dict], shots: list[dict], params: Params) -> Out
         log_samples=True,
         **seeds(params.seed),
     )
+    if not launch.first():
+        return None
     greedy = results["samples"]["graded"]
     repeated = results["samples"].get("sampled", [])
     return Outcome(
@@ -320,6 +342,8 @@ def official(model: "LM", params: Params) -> dict[str, dict[str, float]]:
         raise UserError(
             f"evaluate.tasks: the data of {', '.join(wanted)} cannot be had ({reason})"
         ) from error
+    if not launch.first():
+        return {}
     return {task: numbers(figures) for task, figures in results["results"].items()}
 
 

@@ -168,7 +168,7 @@ class Base(Section):
 
 
 class Training(Section):
-    """What SFT, GRPO and distillation have in common. Batch sizes are per process."""
+    """What SFT, GRPO and distillation have in common. Batches are of all processes together."""
 
     learning_rate: Positive
     max_steps: Count
@@ -345,6 +345,13 @@ class Run(Section):
     checkpoint_seconds: NotNegative = 60
 
 
+class Launch(Section):
+    """In how many processes SFT, GRPO, evaluation and distillation run."""
+
+    processes: Count = 1
+    accelerate: str | None = None
+
+
 class Tracking(Section):
     uri: str | None = None
     also: list[Literal["wandb", "trackio"]] = []
@@ -363,6 +370,7 @@ class Params(Section):
     evaluate: Evaluate
     report: Report = Report()
     run: Run = Run()
+    launch: Launch = Launch()
     tracking: Tracking = Tracking()
 
     @model_validator(mode="after")
@@ -381,6 +389,8 @@ class Params(Section):
             cispo_has_its_bound,
             only_an_adapter_on_4_bits,
             one_process_resamples,
+            batches_divide,
+            vllm_evaluates_alone,
             lora_only_where_used,
             one_optimizer,
             rewards_are_known,
@@ -512,7 +522,7 @@ def batch_holds_whole_groups(p: Params) -> None:
     """TRL's generation batch (one accumulation cycle) must hold whole groups (trl#2858)."""
     g = p.grpo
     batch = g.batch_size * g.gradient_accumulation_steps
-    if batch % g.group_size and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if batch % g.group_size:
         raise ValueError(
             f"grpo.batch_size {g.batch_size} x grpo.gradient_accumulation_steps "
             f"{g.gradient_accumulation_steps} = {batch} completions is not a multiple of "
@@ -533,6 +543,7 @@ CHOICES = {
     "loss_type": ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"),
     "scale_rewards": ("group", "batch", "none", True, False),
     "importance_sampling_level": ("token", "sequence"),
+    "vllm_mode": ("colocate", "server"),
 }
 
 
@@ -560,8 +571,27 @@ def only_an_adapter_on_4_bits(p: Params) -> None:
 
 
 def one_process_resamples(p: Params) -> None:
-    if p.grpo.dynamic_sampling and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("grpo.dynamic_sampling: for one process only; say 0 with several")
+    if p.grpo.dynamic_sampling and p.launch.processes > 1:
+        raise ValueError(
+            "grpo.dynamic_sampling: for one process only: set it to 0, or launch.processes to 1"
+        )
+
+
+def batches_divide(p: Params) -> None:
+    sections = {"sft": p.sft, "grpo": p.grpo, "distill": p.distill}
+    for name, section in sections.items():
+        if section.batch_size % p.launch.processes:
+            raise ValueError(
+                f"{name}.batch_size {section.batch_size} is not a multiple of launch.processes "
+                f"{p.launch.processes}, and each process takes an equal share: change one of them"
+            )
+
+
+def vllm_evaluates_alone(p: Params) -> None:
+    if p.evaluate.backend == "vllm" and p.launch.processes > 1:
+        raise ValueError(
+            "evaluate.backend: vllm runs in one process: say hf, or set launch.processes to 1"
+        )
 
 
 def lora_only_where_used(p: Params) -> None:
@@ -808,6 +838,12 @@ def require_here(params: Params) -> None:
     for key, source in sources:
         if source and is_local(source) and not Path(source).expanduser().exists():
             raise UserError(f"{key}: {source} is not there: put it there, or name another")
+    accelerate = params.launch.accelerate
+    if accelerate and not Path(accelerate).is_file():
+        raise UserError(
+            f"launch.accelerate: {accelerate} is not there: name a file of presets/accelerate, or "
+            "your own"
+        )
     wanted = {"evaluate.backend: vllm": params.evaluate.backend == "vllm",
               "grpo.trainer.use_vllm": bool(params.grpo.trainer.get("use_vllm"))}  # fmt: skip
     for key, asked in wanted.items():

@@ -47,7 +47,7 @@ class Figures(NamedTuple):
 
 
 class Costs(NamedTuple):
-    """What was measured, in one process."""
+    """What was measured; of sampling, with all processes side by side."""
 
     tokens_per_second: float  # of sampling, at training's batch
     sampling_seconds: float  # a completion, judging included

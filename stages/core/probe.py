@@ -19,7 +19,7 @@ import numpy
 import torch
 from transformers import TrainerCallback
 
-from stages.core import memory, preflight
+from stages.core import launch, memory, preflight
 from stages.core.errors import UserError
 from stages.core.files import write_json
 from stages.core.grade import grades
@@ -75,7 +75,7 @@ class Preflight(TrainerCallback):
             self.diagnosis.findings[:0] = found.get("findings", [])
             return
         self.look()
-        if state.is_world_process_zero:
+        if launch.first():
             write_json(kept, {"metrics": self.metrics, "findings": self.diagnosis.findings})
         self.run.progress.restart()
 
@@ -83,7 +83,9 @@ class Preflight(TrainerCallback):
         began = time.perf_counter()
         with undisturbed(self.trainer.model):
             seeded(self.trainer.args.seed)
-            groups, costs = measured(self.trainer, self.grpo, self.reward)
+            # each process samples the same; what the first one finds holds for all
+            here = measured(self.trainer, self.grpo, self.reward)
+            groups, costs = launch.once(lambda: here)
         figures = preflight.figures(groups)
         found = preflight.examine(figures, self.grpo)
         seconds = round(time.perf_counter() - began, 2)
@@ -147,8 +149,8 @@ def measured(
     held = 10**6 * peak["peak_gpu_memory_mb" if on_gpu else "peak_memory_mb"]
     trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     return groups, Costs(
-        tokens_per_second=sum(sample.tokens for sample in samples) / sampling,
-        sampling_seconds=(sampling + judging) / len(samples),
+        tokens_per_second=launch.world() * sum(sample.tokens for sample in samples) / sampling,
+        sampling_seconds=(sampling + judging) / len(samples) / launch.world(),
         forward_seconds=forward,
         update_seconds=update,
         filled=min(1.0, width / full),
@@ -169,7 +171,7 @@ def sampled(
         completion together, on average.
     """
     n = grpo.group_size
-    at_once = max(1, grpo.batch_size * grpo.sampled_batches // n)
+    at_once = max(1, grpo.batch_size * grpo.sampled_batches // launch.world() // n)
     patience = PATIENCE if trainer.accelerator.num_processes == 1 else math.inf
     groups: list[list[Sample]] = []
     widths = []
@@ -210,7 +212,7 @@ def updated(trainer: "GRPOTrainer", rows: list[dict], grpo: Grpo) -> tuple[float
     prompts, _, _ = trainer._tokenize_prompts([row["prompt"] for row in rows])
     prompt, new = max(prompts, key=len), grpo.max_completion_length
     sequence = torch.tensor(prompt + (prompt * new)[:new], device=trainer.accelerator.device)
-    for size in (1, grpo.batch_size):
+    for size in (1, grpo.batch_size // launch.world()):
         batch = sequence.repeat(size, 1)
         began = now(batch)
         scored, *_ = trainer._get_per_token_logps_and_entropies(

@@ -5,6 +5,8 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from stages.core import launch
+
 if TYPE_CHECKING:
     from tqdm import tqdm
 
@@ -22,6 +24,8 @@ class Progress:
 
     def update(self, done: int, total: int, note: str = "") -> None:
         """Shows `done` of `total` with an ETA and a note such as `reward 0.62`."""
+        if not launch.first():
+            return
         if sys.stderr.isatty():
             self._show_bar(done, total, note)
         elif time.monotonic() - self._last >= self._every or done == total:

@@ -16,6 +16,7 @@ from pathlib import Path
 import yaml
 from filelock import FileLock, Timeout
 
+from stages.core import launch
 from stages.core.errors import UserError
 from stages.core.files import cache_dir, remove
 from stages.core.graph import digest, md5, of_stage, value_at
@@ -35,7 +36,7 @@ def alone(stage: str) -> Iterator[None]:
     Raises:
         UserError: another one is at it.
     """
-    if not first_process():
+    if not launch.first():
         yield
         return
     lock = lock_of(f"{stage}-in-{digest(os.getcwd())[:12]}")
@@ -57,7 +58,7 @@ def folder(stage: str) -> Path:
     Where another process (an experiment beside this one) works on the same, its end is waited for.
     """
     ours = cache_dir(f"checkpoints/{stage}") / key(stage)
-    if ours not in held and first_process():
+    if ours not in held and launch.first():
         held[ours] = lock = lock_of(f"{stage}-{ours.name}")
         if not acquired(lock):
             log.info("%s: another process does the same with the same inputs: waiting", stage)
@@ -94,11 +95,15 @@ def older(path: Path) -> bool:
 
 
 def key(stage: str) -> str:
-    """A hash of all that a stage's outcome hangs on, as dvc.yaml says it."""
+    """A hash of all that a stage's outcome hangs on, as dvc.yaml says it, and of its processes.
+
+    They hang on the number of processes only by rounding; but a checkpoint holds a state of each.
+    """
     values = yaml.safe_load(Path("params.yaml").read_text())
     node = of_stage(stage, values)
     return digest({
         "command": node.command,
+        "launch": values.get("launch"),
         "params": {name: value_at(values, name) for name in node.keys},
         "deps": {path: md5(Path(path)) for path in node.deps},
     })  # fmt: skip
@@ -114,8 +119,3 @@ def acquired(lock: FileLock, seconds: float = 0) -> bool:
 
 def lock_of(name: str) -> FileLock:
     return FileLock(cache_dir("locks") / f"{name}.lock")
-
-
-def first_process() -> bool:
-    """Of those that one training runs in; the others go by what the first one holds."""
-    return os.environ.get("RANK", "0") == "0"

@@ -18,8 +18,8 @@ from typing import Any
 
 import psutil
 
+from stages.core import launch, resume, tracking
 from stages.core import params as parameters
-from stages.core import resume, tracking
 from stages.core.errors import UserError
 from stages.core.files import (
     full_disk_said,
@@ -103,12 +103,17 @@ def main(name: str, body: Body) -> None:
             set_up_log(stage)
             refuse_arguments(stage)
             params = ready(stage)
+            if launch.to_start(stage, params.launch):
+                launch.check_engine(stage, params)
+                sys.exit(launch.start(stage, params.launch))
+            launch.join(stage, params.launch)
             seed_everything(params.seed)
             with resume.alone(stage):
                 execute(stage, params, body)
     except UserError as error:
         if not log.handlers:
             sys.exit(f"{stage}: {error}")  # it is the log that cannot be written
+        launch.leave_it_to_first()
         log.error("%s: %s", stage, error)
         sys.exit(1)
     except KeyboardInterrupt:
@@ -143,6 +148,8 @@ def execute(stage: str, params: Params, body: Body) -> None:
     with tracking.tracked(stage, params) as spool:
         run = Run(stage, params, spool)
         metrics = body(params, run)
+        if not launch.first():
+            return
         seconds = time.time() - psutil.Process().create_time()
         metrics = {**metrics, "seconds": round(seconds, 2), **peak_memory()}
         write_json(metrics_path(stage), metrics)
@@ -182,16 +189,21 @@ def set_up_log(stage: str) -> None:
     folder = root() / "logs" / os.environ.get("DVC_EXP_NAME", "")
     with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        file = LogFile(folder / f"{stage}.log", mode="w")
+        path = folder / launch.apart(f"{stage}.log")
+        path.write_text("")
+        file = LogFile(path, mode="a")  # which the process that starts this one has open, too
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     console = logging.StreamHandler()
     console.setFormatter(logging.Formatter("%(message)s"))
+    console.setLevel(logging.INFO if launch.first() else logging.ERROR)
     logging.basicConfig(level=logging.WARNING, handlers=[file], force=True)
     logging.captureWarnings(True)  # the libraries' deprecations: to the file
     log.setLevel(logging.INFO)
     log.addHandler(console)
     # what is no user's mistake is a defect: its traceback belongs into the log as well
-    sys.excepthook = lambda *error: log.critical("%s failed", stage, exc_info=error)
+    sys.excepthook = launch.failed_unexpectedly(
+        lambda *error: log.critical("%s failed", stage, exc_info=error)
+    )
 
 
 class LogFile(logging.FileHandler):
@@ -216,6 +228,8 @@ def end_with_pipeline() -> None:
     watched = [p for p in psutil.Process().parents() if tracking.is_dvc(p)][:1]
     if pid := os.environ.get("GRPO_PIPELINE_PID"):
         watched += [psutil.Process(int(pid))] if psutil.pid_exists(int(pid)) else []
+    if "WORLD_SIZE" in os.environ:
+        watched.append(psutil.Process().parent())  # the launcher of this process
 
     def watch() -> None:
         while all(process.is_running() for process in watched):

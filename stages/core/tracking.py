@@ -22,6 +22,7 @@ from uuid import uuid4
 
 import psutil
 
+from stages.core import launch
 from stages.core.errors import UserError
 from stages.core.files import cache_dir
 from stages.core.params import Params, Tracking
@@ -64,7 +65,13 @@ class Spool:
 
 @contextmanager
 def tracked(stage: str, params: Params) -> Iterator[Spool]:
-    """A spool with its tracker process; the run's status follows from how the block ends."""
+    """A spool with its tracker process; the run's status follows from how the block ends.
+
+    Of several processes only the first one reports.
+    """
+    if not launch.first():
+        yield Spool(Path(os.devnull))
+        return
     name = f"{stage}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.jsonl"
     spool = Spool(cache_dir("tracking") / name)
     spool.write("start", id=uuid4().hex, stage=stage, params=flat(params.model_dump()), tags=tags(),

@@ -1,6 +1,7 @@
 """What the training stages share: trainer arguments, precision, reporting, supervised training."""
 
 import logging
+import os
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PrinterCallback, TrainerCallback
 
-from stages.core import checkpoints, doctor, resume
+from stages.core import checkpoints, doctor, launch, resume
 from stages.core.errors import UserError
 from stages.core.models import device
 from stages.core.params import Distill, Sft, Training
@@ -38,23 +39,32 @@ def precision(wanted: str) -> str:
 
 
 def frozen_dtype(wanted: str) -> torch.dtype:
-    """The dtype of weights that are not trained (under LoRA): half the memory where possible."""
+    """The dtype of weights that are not trained (under LoRA): half the memory where possible.
+
+    FSDP spreads a layer's weights together, and they need one dtype.
+    """
+    if os.environ.get("ACCELERATE_USE_FSDP", "false") == "true":
+        return torch.float32
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision(wanted)]
 
 
 def arguments(section: Training, seed: int, output_dir: Path) -> dict[str, Any]:
-    """Trainer arguments that follow from a section of params.yaml; `trainer:` comes on top."""
+    """Trainer arguments that follow from a section of params.yaml; `trainer:` comes on top.
+
+    The batch is divided among the processes.
+    """
     chosen = precision(section.precision)
     return {
         "output_dir": str(output_dir),
         "save_total_limit": checkpoints.KEPT,
         "learning_rate": section.learning_rate,
         "max_steps": section.max_steps,
-        "per_device_train_batch_size": section.batch_size,
+        "per_device_train_batch_size": section.batch_size // launch.world(),
         "gradient_accumulation_steps": section.gradient_accumulation_steps,
         "bf16": chosen == "bf16",
         "fp16": chosen == "fp16",
         "use_cpu": device() == "cpu",
+        "ddp_find_unused_parameters": False,  # there are none; the search costs time
         "seed": seed,
         "report_to": "none",
         "save_strategy": "no",  # `checkpoints.Keeper` says when
@@ -89,7 +99,7 @@ class Doctor(TrainerCallback):
         metrics = {self.names.get(name, name): value for name, value in (logs or {}).items()}
         self.curve.append({"step": state.global_step, **metrics})
         known = {finding["name"] for finding in self.findings}
-        found = doctor.diagnose(self.curve, self.section, known)
+        found = launch.once(lambda: doctor.diagnose(self.curve, self.section, known))
         self.findings += map(asdict, found)
         for finding in found:
             if finding.severity == "stop":
@@ -168,7 +178,32 @@ def supervised(
         optimizers=(optimizer(model, section), None),
     )
     train(trainer, run, section)
-    return trainer.model
+    return whole(trainer)
+
+
+def whole(trainer: "Trainer") -> "PreTrainedModel":
+    """The trained model; where its weights are spread over processes (FSDP, ZeRO-3), a copy with
+    all of them, in the first process.
+    """
+    accelerator = trainer.accelerator
+    if accelerator.distributed_type not in ("FSDP", "DEEPSPEED"):
+        return trainer.model
+    weights = accelerator.get_state_dict(trainer.model_wrapped)  # all of them have to call it
+    model = accelerator.unwrap_model(trainer.model_wrapped)
+    return rebuilt(model, weights) if launch.first() else model
+
+
+def rebuilt(model: "PreTrainedModel", weights: dict[str, torch.Tensor]) -> "PreTrainedModel":
+    """A model of the same shape, adapter included, with these weights, on the CPU."""
+    from peft import get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    adapters = getattr(model, "peft_config", None)
+    made = AutoModelForCausalLM.from_config((model.get_base_model() if adapters else model).config)
+    if adapters:
+        made = get_peft_model(made, adapters["default"])
+    made.load_state_dict({name: weight.to(torch.float32) for name, weight in weights.items()})
+    return made
 
 
 def train(trainer: "Trainer", run: Run, section: Training) -> None:

@@ -476,10 +476,9 @@ def test_what_would_have_no_effect_is_refused(changes, says):
         train(changes)
 
 
-def test_dynamic_sampling_is_for_one_process(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+def test_dynamic_sampling_is_for_one_process():
     with pytest.raises(UserError, match="for one process only"):
-        small_grpo.params_with({"grpo": {"dynamic_sampling": 1}})
+        small_grpo.params_with({"grpo": {"dynamic_sampling": 1}, "launch": {"processes": 2}})
     assert parameters.PARAMS.exists()
 
 

@@ -315,3 +315,15 @@ def test_every_preset_has_a_plan(here, preset):
     for folder in ("gsm8k", "math"):
         Path("data/raw", folder).mkdir(parents=True)
     assert plan.text(plan.plan(parameters.load(preset)))
+
+
+def test_several_processes_share_the_batch_and_its_memory(here, raw):
+    one, two = (planned(raw, {"launch": {"processes": n}}) for n in (1, 2))
+    for name in ("sft", "grpo", "distill"):
+        of_one, of_two = (found["stages"][name] for found in (one, two))
+        assert of_one["settings"] == of_two["settings"]
+        assert of_one["memory"]["peak"] >= of_two["memory"]["peak"]
+    assert one["stages"]["sft"]["memory"]["activations"] == 98_566_144
+    assert two["stages"]["sft"]["memory"]["activations"] == 98_566_144 // 2
+    assert "2 processes share each batch" in plan.text(two)
+    assert "processes share" not in plan.text(one)
