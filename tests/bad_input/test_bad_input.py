@@ -81,7 +81,7 @@ def test_there_are_enough_of_them_and_no_two_alike():
 
 def test_every_stage_and_command_fails_as_a_process_of_its_own():
     real = {case.command[0] for case in CASES if case.given.get("real")}
-    commands = {"solve", "why", "plan", "rewards"}
+    commands = {"solve", "why", "plan", "rewards", "export", "serve"}
     assert real >= {f"stages.{name}" for name in {*cases.STAGES, *commands}}
 
 
