@@ -40,7 +40,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m stages.export", description="A final model as a folder, with its card."
     )
-    parser.add_argument("model", choices=list(card.WHAT))
+    parser.add_argument("model", choices=card.MODELS)
     parser.add_argument("--output-dir", type=Path, help="default: exports/MODEL")
     return parser.parse_args()
 

@@ -9,20 +9,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import yaml
 
 from stages.core.graph import value_at
-from stages.core.params import Params, is_local, named_parts
+from stages.core.params import Params, Training, is_local, named_parts
 from stages.reporting import lineage, scores
 from stages.reporting.page import Note, Table, escape_markdown
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
-UNKNOWN = "unknown"
-WHAT = {
-    "grpo": "A policy trained by SFT and then GRPO (https://arxiv.org/abs/2402.03300); its LoRA "
-    "adapter is merged.",
-    "student": "A smaller student of a GRPO policy, trained on those of its samples that were "
-    "verified as right.",
-}
+UNKNOWN, HERE = "unknown", "none: made by the pipeline"
+MODELS = ("grpo", "student")
 
 
 class Origin(NamedTuple):
@@ -53,7 +48,7 @@ def card(model: str, params: Params, found: dict[str, dict], merge: dict, sample
     parts = [
         f"---\n{metadata(model, params, origins, found[model], tasks)}\n---",
         f"# {name_of(model, params)}",
-        WHAT[model],
+        what(model, params),
         "## Use",
         usage(model, sample),
         "## Results",
@@ -65,15 +60,53 @@ def card(model: str, params: Params, found: dict[str, dict], merge: dict, sample
         .markdown(),
         licence_note(origins),
         "## Parameters",
+        Table(training(model, params)).markdown(),
+        "All that the model and its scores hang on:",
         f"```yaml\n{yaml.safe_dump(used, sort_keys=False, allow_unicode=True)}```",
         *merge_proof(model, merge),
         "## Lineage",
         Table(lineage.rows(model, source)).markdown(),
+        "The sha256 of each of the model's files: export.json.",
         "## Limits",
         "Trained and measured on the tasks above alone. Nothing is known of its answers to "
         "anything else; its working may be wrong where its answer is right.",
     ]  # fmt: skip
     return str(ModelCard("\n\n".join(parts) + "\n"))
+
+
+def what(model: str, params: Params) -> str:
+    policy = "trained by GRPO (https://arxiv.org/abs/2402.03300)"
+    if params.sft.method != "none":
+        policy = f"warmed up by SFT ({params.sft.method}), then {policy}"
+    if model == "grpo":
+        merged = "all weights were trained" if params.grpo.lora is None else "its LoRA is merged in"
+        return f"A policy {policy}; {merged}."
+    fallback = params.distill.if_fewer == "demonstrations"
+    return (
+        "A smaller student, trained on those answers of its teacher that were verified as right"
+        + (", or on demonstrations where these were too few" if fallback else "")
+        + f". The teacher is a policy {policy}."
+    )
+
+
+def training(model: str, params: Params) -> list[list[str]]:
+    """The settings that matter most, a row a stage."""
+    grpo, sft = params.grpo, params.sft
+    paid = ", ".join(f"{name} {r.weight:g}" for name, r in grpo.rewards.items() if r.weight)
+    adapter = "all weights" if grpo.lora is None else f"LoRA r = {grpo.lora.get('r', 8)}"
+    rows = [["stage", "steps", "learning rate", "batch", "more"]]
+    if sft.method != "none":
+        rows.append(["sft", *steps(sft), sft.method])
+    more = f"groups of {grpo.group_size}, kl_coef {grpo.kl_coef:g}, rewards: {paid}, {adapter}"
+    rows.append(["grpo", *steps(grpo), more])
+    if model == "student":
+        rows.append(["distill", *steps(params.distill), f"{params.distill.num_samples} prompts"])
+    return rows
+
+
+def steps(section: Training) -> list[str]:
+    batch = section.batch_size * section.gradient_accumulation_steps
+    return [str(section.max_steps), f"{section.learning_rate:g}", f"{batch} a process"]
 
 
 def name_of(model: str, params: Params) -> str:
@@ -91,7 +124,7 @@ def metadata(
         [o for o in origins if (o.role == "data") is wanted and o.on_hub]
         for wanted in (False, True)
     )
-    known = [o.licence for o in base if o.licence != UNKNOWN]
+    known = [o.licence for o in base if o.licence not in (UNKNOWN, HERE)]
     return ModelCardData(
         license=known[0] if known else None,
         base_model=base[0].name if base else None,
@@ -153,8 +186,8 @@ def origin(
     role: str, source: str | None, revision: str | None, kind: str, task: str = ""
 ) -> Origin:
     if source in (None, "scratch"):
-        what = f"{task}, problems made by the pipeline" if task else "made from scratch"
-        return Origin(role, what, False, "none: made here")
+        made = f"{task}, problems made by the pipeline" if task else "made from scratch"
+        return Origin(role, made, False, HERE)
     on_hub = not is_local(source)
     readme = hub_readme(source, revision, kind) if on_hub else Path(source).expanduser()
     name = source if on_hub else Path(source).name
@@ -192,4 +225,6 @@ def licence_note(origins: list[Origin]) -> str:
     if unknown := [o.name for o in origins if o.licence == UNKNOWN]:
         return (f"The licence of {escape_markdown(', '.join(unknown))} is not known from its card: "
                 "look it up before you pass this model on.")  # fmt: skip
+    if all(o.licence == HERE for o in origins):
+        return "Base and data were made by the pipeline: no licence of others reaches the model."
     return "The model stands under the licences above, each as far as it reaches."
