@@ -3,12 +3,17 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help venv demo test lint ui clean-checkpoints
+MODEL ?= grpo
+PORT ?= 8000
+
+.PHONY: help venv demo test lint ui export serve clean-checkpoints
 
 help:
 	@echo "make demo   install into .venv, run the whole pipeline (dvc repro), show the result"
 	@echo "make test   install into .venv, run the tests"
 	@echo "make ui     MLflow's UI on http://127.0.0.1:5000"
+	@echo "make export the final models as folders with their cards: exports/grpo, exports/student"
+	@echo "make serve  an OpenAI-style server of the final model (MODEL=grpo PORT=8000)"
 	@echo "make lint   ruff"
 	@echo "make clean-checkpoints   remove what killed trainings would go on from"
 
@@ -41,6 +46,13 @@ lint: venv
 ui: venv
 	-python -m stages.core.restored
 	mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
+
+export: venv
+	python -m stages.export grpo
+	python -m stages.export student
+
+serve: venv
+	python -m stages.serve --model $(MODEL) --port $(PORT)
 
 clean-checkpoints:
 	@du -sh .cache/checkpoints/* 2>/dev/null || echo "no checkpoints"

@@ -260,9 +260,9 @@ def rollout(
 
 
 def save(model: Any, tokenizer: "PreTrainedTokenizerBase") -> None:
-    """The adapter; where all weights were trained, the model itself."""
-    from stages.core import models
-    from stages.core.files import replacing
+    """The adapter and what it was trained on; where all weights were, the model itself."""
+    from stages.core import lora, models
+    from stages.core.files import replacing, write_json
 
     models.require_numbers(model, ADAPTER)
     if not hasattr(model, "peft_config"):
@@ -274,6 +274,7 @@ def save(model: Any, tokenizer: "PreTrainedTokenizerBase") -> None:
             config.target_modules = sorted(config.target_modules)
     with replacing(ADAPTER) as beside:
         model.save_pretrained(beside)
+        write_json(beside / lora.TRAINED_ON, models.fingerprint(SFT))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """LoRA adapters: their configuration, and merging one into the model it was trained on."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
     import torch
     from peft import LoraConfig, PeftModel
     from transformers import PreTrainedModel
+
+TRAINED_ON = "trained_on.json"  # beside an adapter: the files of the model below it, hashed
 
 
 def config(options: dict[str, Any]) -> "LoraConfig":
@@ -63,6 +66,26 @@ def attached(model: "PreTrainedModel", adapter: Path) -> "PeftModel":
         ) from error
 
 
+def require_base(base: Path, adapter: Path) -> None:
+    """Raises UserError where the adapter was trained on another base: of one shape, it would load.
+
+    Its record (`TRAINED_ON`) is written by the stage that made it.
+    """
+    record = adapter / TRAINED_ON
+    again = "make it again (`dvc repro --force grpo`)"
+    try:
+        trained_on = json.loads(record.read_text())
+    except (OSError, ValueError):
+        raise UserError(f"{record} is missing or damaged, so that no base fits: {again}") from None
+    here = models.fingerprint(base)
+    unlike = sorted(name for name in here | trained_on if here.get(name) != trained_on.get(name))
+    if unlike:
+        raise UserError(
+            f"{adapter} was trained on another model than {base}: {', '.join(unlike)} differ "
+            f"(sha256 in {record}): put that model back, or {again}"
+        )
+
+
 def merge(base: Path, adapter: Path, attn: str, quantize: bool = False) -> "PreTrainedModel":
     """The base model with the adapter added into its weights, in the base's own dtype.
 
@@ -74,8 +97,43 @@ def merge(base: Path, adapter: Path, attn: str, quantize: bool = False) -> "PreT
     model = models.load_model(base, attn, dtype="auto", quantize=quantize)
     if quantize:
         model = model.dequantize()
-    merged = attached(model.to(torch.float32), adapter).merge_and_unload(safe_merge=True)
+    tied = model.config.get_text_config().tie_word_embeddings
+    adapted = attached(model.to(torch.float32), adapter)
+    untie(adapted)
+    merged = adapted.merge_and_unload(safe_merge=True)
+    if tied:
+        tie_if_equal(merged)
+    merged.config.use_cache = True
     return merged.to(stored_dtype(base))
+
+
+def untie(model: "PeftModel") -> None:
+    """Gives each module a weight of its own: what is added to a shared one is added to both.
+
+    An adapter on tied input embeddings would change the output's, too, which it never did while
+    it was trained (peft only warns of it).
+    """
+    import torch
+
+    seen = set()
+    for name, weight in list(model.named_parameters(remove_duplicate=False)):
+        if id(weight) in seen:
+            owner, _, own = name.rpartition(".")
+            copy = torch.nn.Parameter(weight.detach().clone(), requires_grad=False)
+            setattr(model.get_submodule(owner), own, copy)
+        seen.add(id(weight))
+
+
+def tie_if_equal(model: "PreTrainedModel") -> None:
+    """Embeddings that stayed one are stored once; others stand apart, and the config says so."""
+    import torch
+
+    first, last = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    same = first.shape == last.shape and torch.equal(first, last)
+    for config in (model.config, model.config.get_text_config()):
+        config.tie_word_embeddings = same
+    if same:
+        model.tie_weights()
 
 
 def stored_dtype(folder: Path) -> "torch.dtype":

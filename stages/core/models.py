@@ -8,11 +8,12 @@ nobody changed are not copied.
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.core.errors import UserError
-from stages.core.files import replacing
+from stages.core.files import replacing, sha256
 from stages.core.params import is_local
 
 if TYPE_CHECKING:
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 MANIFEST = "manifest.json"
+# the files that make a model what it is: shape, weights, tokenizer, chat template
+OF_A_MODEL = ("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "*.model",
+              "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json",
+              "chat_template*")  # fmt: skip
 
 # For tokenizers that bring no chat template: the messages as plain text.
 PLAIN_TEMPLATE = (
@@ -69,6 +74,25 @@ def origin(manifest: Path) -> tuple[str, str | None]:
             "base.source and base.watch to where it is now"
         )
     return source, revision
+
+
+def fingerprint(folder: Path) -> dict[str, str]:
+    """A model folder's weights, configuration and tokenizer: file -> sha256 as it lies there.
+
+    Of a hub model the hub's own hashes, which the manifest holds.
+    """
+    hashes: dict[str, str] = {}
+    if (manifest := folder / MANIFEST).exists():
+        source, _ = origin(manifest)
+        if not is_local(source):
+            hashes = json.loads(manifest.read_text())["files"]
+        folder = Path(source)
+    hashes = hashes or {p.name: sha256(p) for p in sorted(folder.iterdir()) if is_of_model(p.name)}
+    return {name: value for name, value in hashes.items() if is_of_model(name)}
+
+
+def is_of_model(name: str) -> bool:
+    return any(fnmatch(name, pattern) for pattern in OF_A_MODEL)
 
 
 def check_folder(folder: Path) -> None:
@@ -275,6 +299,7 @@ def save_model(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", t
         UserError: the model has weights that are no numbers.
     """
     require_numbers(model, to)
+    model.config.use_cache = True  # TRL turns it off to train
     with replacing(to) as beside:
         model.save_pretrained(beside)
         tokenizer.save_pretrained(beside)

@@ -274,9 +274,13 @@ class Audit(Section):
 
 
 class Merge(Section):
+    """Bounds that are None are the dtype's own (stages/merge.py)."""
+
     prompts: Count
-    max_logit_diff: Positive
-    min_top1_agreement: Share
+    max_logit_diff: Positive | None = None
+    min_top1_agreement: Share | None = None
+    min_greedy_agreement: Share | None = None
+    max_shard_gb: Positive = 5.0
 
 
 class Student(Section):

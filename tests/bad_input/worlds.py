@@ -28,7 +28,7 @@ def good(folder: Path) -> None:
     from peft import LoraConfig, get_peft_model
 
     from stages import base
-    from stages.core import models
+    from stages.core import lora, models
     from stages.core import params as parameters
 
     params = parameters.validate(tiny(), "params.yaml")
@@ -38,6 +38,8 @@ def good(folder: Path) -> None:
         models.save_model(model, tokenizer, folder / "models" / name)
     adapted = get_peft_model(model, LoraConfig(r=2, target_modules="all-linear"))
     adapted.save_pretrained(folder / "models/adapter")
+    trained_on = models.fingerprint(folder / "models/sft")
+    (folder / "models/adapter" / lora.TRAINED_ON).write_text(json.dumps(trained_on))
     (folder / "data/raw").mkdir(parents=True)
     shutil.copy(ROOT / "data/raw/README.md", folder / "data/raw")
     row = {"prompt": [{"role": "user", "content": "1+1?"}], "question": "1+1?", "gold": "2",
@@ -172,6 +174,15 @@ def torn_adapter(folder: Path) -> None:
 def adapter_of_another_model(folder: Path) -> None:
     file = folder / "models/adapter/adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"r": 4}))
+
+
+def another_sft_model(folder: Path) -> None:
+    file = folder / "models/sft/model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"\x01")
+
+
+def no_record_of_the_base(folder: Path) -> None:
+    (folder / "models/adapter/trained_on.json").unlink()
 
 
 def no_sft(folder: Path) -> None:
