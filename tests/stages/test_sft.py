@@ -19,8 +19,8 @@ def prepared(tmp_path_factory) -> Project:
     raw = merged(yaml.safe_load((ROOT / "params.yaml").read_text()), TINY)
     raw["base"]["scratch"]["hidden_size"] = 64
     project = Project(tmp_path_factory.mktemp("sft") / "project", raw)
-    project.stage("stages.prepare")
     project.stage("stages.base")
+    project.stage("stages.prepare")
     return project
 
 
