@@ -28,7 +28,7 @@ class Batches:
         self.known = dict(pair for pair, _ in lines)
         if lines:
             log.info("going on after %d batches of completions", len(lines))
-        if path:
+        if path and path.exists():
             write_text(path, "".join(line for _, line in lines))  # without a torn end
 
     def get(self, place: int, prompts: Ids, generate: Callable[[], Ids]) -> Ids:
@@ -43,6 +43,7 @@ class Batches:
         if key not in self.known:
             self.known[key] = generate()
             if self.path:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
                 with self.path.open("a") as file:
                     file.write(line(key, self.known[key]))
         return self.known[key]

@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import enum
 import json
+import logging
 import types
 import typing
 from functools import cache
@@ -75,6 +76,8 @@ def accepted() -> dict[str, dict[str, list[str]]]:
     versions = "-".join(f"{p}-{version(p)}" for p in ("trl", "transformers", "peft"))
     path = cache_dir("schema") / f"options-{versions}.json"
     if not path.exists():
+        # imported by peft, it warns of an optional package, whoever asks
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
         write_text(path, json.dumps({owner: read_from_class(owner) for owner in OWNERS}))
     return json.loads(path.read_text())
 

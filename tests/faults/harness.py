@@ -85,7 +85,7 @@ def command(stage: str) -> list[str]:
 def reference(project: Project) -> Reference:
     """Runs the stages; the SFT model stands in for the merged one, which saves a stage."""
     seconds = {}
-    for stage in ("prepare", "base", "sft", "audit", "grpo", "distill", "evaluate@student"):
+    for stage in ("base", "prepare", "sft", "audit", "grpo", "distill", "evaluate@student"):
         if stage == "distill":
             shutil.copytree(project.folder / "models/sft", project.folder / "models/grpo")
         began = time.monotonic()

@@ -39,7 +39,7 @@ def test_a_reward_that_is_no_number_stops_grpo(done, tmp_path, value):
     params = yaml.safe_load((project.folder / "params.yaml").read_text())
     params["grpo"]["rewards"] = {"variety": params["grpo"]["rewards"]["variety"]}
     project.write(params)
-    (project.folder / "my_rewards.py").write_text(REWARDS.format(good=4, value=value))
+    (project.folder / "my_rewards.py").write_text(REWARDS.format(good=10, value=value))
     output = project.stage("stages.grpo", ok=False)
     assert f"grpo: mean_reward is {value} at step" in output or "grpo: loss is" in output, output
     assert "training stopped. " in output and "Traceback" not in output

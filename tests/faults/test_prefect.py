@@ -92,6 +92,7 @@ def test_a_lost_prefect_server_changes_neither_the_outcome_nor_the_exit_code(
     checkout.command("dvc", "status", "--quiet", "left")
 
 
+@pytest.mark.long
 def test_a_lost_lease_ends_no_run():
     """Prefect's own keeper cancels the block after some 7 s."""
     from flows import pipeline  # noqa: F401 - it puts ours in its place

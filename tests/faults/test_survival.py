@@ -5,10 +5,13 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 from tests.conftest import Project, merged
 from tests.faults.harness import stage_processes, wait
 
 
+@pytest.mark.long
 def test_a_killed_dvc_takes_its_stage_along(tmp_path, tiny):
     project = Project(tmp_path / "project", merged(tiny, {"sft": {"max_steps": 100_000}}))
     process = subprocess.Popen(

@@ -190,9 +190,7 @@ def test_the_words_of_params_yaml_bare_or_quoted(raw, word):
 
 @pytest.mark.parametrize("word", ["no way", True, 0, None])
 def test_other_words_are_refused(raw, word):
-    with pytest.raises(
-        params.UserError, match=r"grpo\.preflight: input should be 'refuse', 'warn'"
-    ):
+    with pytest.raises(params.UserError, match=r"grpo\.preflight must be refuse, warn or off"):
         params.validate(merged(raw, {"grpo": {"preflight": word}}), "params.yaml")
 
 
@@ -213,6 +211,7 @@ def project(tmp_path_factory) -> Project:
     model = models.from_scratch(known.SHAPE, tokenizer, seed=0)
     known.learn(model, tokenizer, settings)
     models.save_model(model, tokenizer, project.folder / "models/sft")
+    (project.folder / "data/audit.json").write_text("{}")
     return project
 
 
@@ -273,4 +272,4 @@ def test_training_gives_the_same_bits_with_and_without_a_look_before(project):
     assert {f["name"] for f in warned["findings"]} >= {"none_right"}
     same = set(off) - {"seconds", "peak_memory_mb", "findings"}
     assert {name: off[name] for name in same} == {name: warned[name] for name in same}
-    assert not Path(project.folder, ".cache/checkpoints/grpo").exists()
+    assert not list(Path(project.folder, ".cache/checkpoints").rglob("preflight.json"))
