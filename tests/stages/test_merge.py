@@ -311,3 +311,11 @@ def test_a_missing_adapter_and_an_incomplete_model_are_named(here, tokenizer):
     (merge.SFT / "config.json").unlink()
     with pytest.raises(UserError, match=r"no complete model folder: config\.json missing"):
         models.load_model(merge.SFT, "eager")
+
+
+def test_an_update_too_small_for_bf16_is_named(here, tokenizer, caplog):
+    sft_model(tokenizer, torch.bfloat16)
+    adapter(tokenizer, EVERYWHERE, std=1e-3)
+    proof = merge.body(params(), None)
+    assert proof["max_logit_diff"] > proof["adapter_logit_diff"] / 2 > 0
+    assert "the merged model may have lost what was learnt" in caplog.text
