@@ -106,7 +106,7 @@ def training(model: str, params: Params) -> list[list[str]]:
 
 def steps(section: Training) -> list[str]:
     batch = section.batch_size * section.gradient_accumulation_steps
-    return [str(section.max_steps), f"{section.learning_rate:g}", f"{batch} a process"]
+    return [str(section.max_steps), f"{section.learning_rate:g}", str(batch)]
 
 
 def name_of(model: str, params: Params) -> str:

@@ -62,7 +62,7 @@ def test_an_exported_folder_loads_answers_and_has_a_card_of_the_run(evaluated):
     assert "largest logit difference 2e-06" in made.text
     assert md5(Path("models/grpo")) in made.text and "kl_coef: 0.0" in made.text
     assert "warmed up by SFT (full), then trained by GRPO" in made.text
-    assert "| grpo | 24 | 0.001 | 128 a process |" in made.text
+    assert "| grpo | 24 | 0.001 | 128 |" in made.text
     assert "no licence of others reaches the model" in made.text
     assert f"<|im_start|>user\n{SHORT}<|im_end|>" in made.text
 
