@@ -4,6 +4,7 @@ The losses are held against the papers' formulas: GRPO https://arxiv.org/abs/240
 2503.20783, DAPO 2503.14476, GSPO 2507.18071, CISPO 2506.13585, SAPO 2511.20347.
 """
 
+import shutil
 import statistics
 from itertools import combinations
 from pathlib import Path
@@ -449,6 +450,7 @@ UNEVEN = {"batch_size": 4, "gradient_accumulation_steps": 2, "trainer": {"steps_
 def test_a_training_that_was_cut_goes_on_to_the_same_bits(changes, caplog):
     """Over two epochs; the second training begins at the last checkpoint but one."""
     steps = {"max_steps": 10 if "trainer" in changes else 5, **changes}
+    shutil.rmtree(".cache/checkpoints", ignore_errors=True)  # of other settings
     whole = train(steps, run={"checkpoint_seconds": 0})
     newest = sorted(Path(".cache/checkpoints/grpo").glob("*/checkpoint-*"))[-1]
     (newest / "complete.json").unlink()
