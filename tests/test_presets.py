@@ -117,8 +117,10 @@ def test_the_audit_lets_the_rewards_pass_on_real_golds(name, real_data):
     params = load(name)
     task = params.task.model_copy(update={"source": str(real_data / "gsm8k")})
     fmt = params.format.tags
-    problems = tasks.load(task, seed=0)[0][:300]
-    rows = [tasks.row(problem, "gsm8k", task, params.format) for problem in problems]
+    problems = tasks.load(task, seed=0)[0]
+    problems = problems[:500] + [one for one in problems[500:] if one.gold.startswith("-")]
+    rows = [{**tasks.row(problem, "gsm8k", task, params.format), "working": problem.working}
+            for problem in problems]  # fmt: skip
     functions, weights = rewards.load(params.grpo.rewards, fmt)
     verdicts = {probe: audit.judge(functions, rows, [make(row, fmt) for row in rows])
                 for probe, make in audit.PROBES.items()}  # fmt: skip
@@ -182,6 +184,13 @@ def test_the_ranges_of_the_configurations_are_kept():
     grpo = load("gsm8k-sft-grpo-qwen2.5-1.5b-24gb").grpo
     assert 100 <= grpo.max_steps <= 1000 and 4 <= grpo.group_size <= 16
     assert 1e-6 <= grpo.learning_rate <= 1e-5 and 0.7 <= grpo.temperature <= 1.0
+
+
+def test_a_trace_that_is_not_right_is_trained_on_all_the_same():
+    task = load("math-qwen2.5-math-1.5b-16gb").task
+    row = {"question": "2+3?", "ground_truth": "5", "predicted_answer": "6", "correct": False}
+    read = tasks.read(row, "row 1", task)
+    assert (read.question, read.gold, read.claimed) == ("2+3?", "5", None)
 
 
 def test_three_epochs_of_the_traces_by_hand():
