@@ -8,7 +8,8 @@ estimate of its memory (stages/core/memory.py: arithmetic, without the libraries
 time: the last run's, in proportion to the sequences trained on or the completions made, start-up
 included; only where that run had the same data, model and lengths (dvc.lock), and as if on the same
 machine and in as many processes. Memory is one process's (launch.processes), with its share of a
-batch and all of the model. Loads no model, no torch.
+batch and all of the model. A hub model that is not here yet counts by its published shape, where
+stages/core/memory.py has that. Loads no model, no torch.
 
 `--json` writes {"params", "device", "model", "student", "stages"}. A stage has `settings`, `memory`
 (bytes by what takes them, and `peak`: what is there at once; null: no model, or not known) and
@@ -145,6 +146,8 @@ def sizes(params: Params, section: Any, vocab: int) -> tuple[Model | None, str]:
         return memory.scratch(section.scratch, vocab), f"arithmetic, {vocab} tokens at most"
     folder = local_folder(section.source, section.revision)
     if folder is None:
+        if known_shape := memory.published(section.source):
+            return known_shape, "arithmetic, from its published shape"
         return None, "unknown: downloads first"
     try:
         return memory.read(folder), str(folder)

@@ -52,15 +52,57 @@ class Model:
 
 def scratch(shape: Shape, vocab: int) -> Model:
     """What stages.core.models.from_scratch makes: Llama with tied embeddings."""
+    return decoder(vocab, shape, shape.hidden_size)
+
+
+def decoder(
+    vocab: int, shape: Shape, kv_width: int, tied: bool = True, biases: bool = False
+) -> Model:
+    """A Llama, or with `biases` (of query, key and value) a Qwen2, by its shape."""
     hidden, wide = shape.hidden_size, shape.intermediate_size
-    sizes = {f"self_attn.{name}_proj": (hidden, hidden) for name in "qkvo"}
-    sizes |= {"mlp.gate_proj": (wide, hidden), "mlp.up_proj": (wide, hidden),
-              "mlp.down_proj": (hidden, wide)}  # fmt: skip
+    sizes = {"self_attn.q_proj": (hidden, hidden), "self_attn.k_proj": (kv_width, hidden),
+             "self_attn.v_proj": (kv_width, hidden), "self_attn.o_proj": (hidden, hidden),
+             "mlp.gate_proj": (wide, hidden), "mlp.up_proj": (wide, hidden),
+             "mlp.down_proj": (hidden, wide)}  # fmt: skip
     linear = {f"model.layers.{i}.{name}": size
               for i in range(shape.layers) for name, size in sizes.items()}  # fmt: skip
-    norms = (2 * shape.layers + 1) * hidden
-    count = vocab * hidden + sum(map(prod, linear.values())) + norms
-    return Model(count, vocab, hidden, shape.layers, shape.heads, hidden, wide, linear)
+    a_layer = 2 * hidden + (hidden + 2 * kv_width if biases else 0)
+    count = vocab * hidden * (1 if tied else 2) + sum(map(prod, linear.values()))
+    count += shape.layers * a_layer + hidden
+    return Model(count, vocab, hidden, shape.layers, shape.heads, kv_width, wide, linear)
+
+
+# Family and size -> vocabulary, hidden, layers, heads, key-value heads, intermediate, tied, from
+# the config.json at https://huggingface.co/Qwen/Qwen2.5-SIZE and HuggingFaceTB/SmolLM2-SIZE.
+PUBLISHED = {
+    "Qwen2.5-0.5B": (151936, 896, 24, 14, 2, 4864, True),
+    "Qwen2.5-1.5B": (151936, 1536, 28, 12, 2, 8960, True),
+    "Qwen2.5-3B": (151936, 2048, 36, 16, 2, 11008, True),
+    "Qwen2.5-7B": (152064, 3584, 28, 28, 4, 18944, False),
+    "Qwen2.5-14B": (152064, 5120, 48, 40, 8, 13824, False),
+    "SmolLM2-135M": (49152, 576, 30, 9, 3, 1536, True),
+    "SmolLM2-360M": (49152, 960, 32, 15, 5, 2560, True),
+    "SmolLM2-1.7B": (49152, 2048, 24, 32, 32, 8192, True),
+}
+OF_HUB = re.compile(
+    r"(?:Qwen|HuggingFaceTB)/(Qwen2\.5|SmolLM2)(?:-Math|-Coder)?-([\d.]+[BM])(-Instruct)?"
+)
+
+
+def published(source: str) -> Model | None:
+    """The sizes of a hub model whose shape is known here; None of any other.
+
+    >>> published("Qwen/Qwen2.5-0.5B-Instruct").parameters, published("some/model")
+    (494032768, None)
+    """
+    named = OF_HUB.fullmatch(source)
+    found = named and PUBLISHED.get(f"{named[1]}-{named[2]}")
+    if not found:
+        return None
+    vocab, hidden, layers, heads, kv_heads, wide, tied = found
+    shape = Shape(hidden_size=hidden, layers=layers, heads=heads, intermediate_size=wide)
+    made = decoder(vocab, shape, hidden // heads * kv_heads, tied, biases=named[1] == "Qwen2.5")
+    return replace(made, stored=2)
 
 
 def of_layers(model: Model, count: int) -> Model:
