@@ -119,6 +119,8 @@ def test_evaluation_in_two_processes_gives_the_very_samples_of_one(scaled):
 
 @pytest.mark.long
 def test_distillation_in_two_processes_samples_the_same_and_trains_the_same(scaled):
+    (scaled.folder / "rollouts").mkdir(exist_ok=True)
+    (scaled.folder / "rollouts/grpo.jsonl").touch()  # none of grpo's: the teacher samples them all
     made = ("rollouts/teacher.jsonl", "models/student")
     one, two = (scaled.outcome("stages.distill", {}, n, *made) for n in (1, 2))
     assert len(read(one / made[0])) == 600
