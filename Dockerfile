@@ -33,6 +33,6 @@ RUN touch README.md \
 
 COPY --chown=grpo:grpo . .
 
-# tini hands a signal on to all that runs, and a training keeps a checkpoint.
+# tini hands a signal on to all that runs, and collects what ends.
 ENTRYPOINT ["tini", "-g", "--"]
 CMD ["dvc", "repro"]

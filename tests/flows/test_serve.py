@@ -128,10 +128,9 @@ def test_what_ignores_the_signal_is_killed(online):
 
 
 @pytest.mark.long
-def test_a_worker_runs_the_deployment_in_its_folder(online, nightly, tmp_path, monkeypatch):
+def test_a_worker_runs_the_deployment_in_its_folder(online, nightly):
     online.command("prefect", "work-pool", "create", "local", "--type", "process")
     online.command("prefect", "--no-prompt", "deploy", "--all")
-    monkeypatch.chdir(tmp_path)
     with online.started("prefect", "worker", "start", "--pool", "local"):
         run = nightly()
         assert run.end().is_completed()

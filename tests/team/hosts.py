@@ -22,6 +22,7 @@ class Host:
             "HOME": str(folder),
             "PREFECT_HOME": str(folder / "prefect"),
             "PREFECT_API_URL": server,
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
             "DVC_NO_ANALYTICS": "1",
         } | environment  # fmt: skip
         command = ["git", "clone", "--quiet", str(origin), str(self.checkout.root)]
