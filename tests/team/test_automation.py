@@ -112,25 +112,25 @@ def test_a_run_that_is_silent_and_one_that_was_killed_are_reported(host, webhook
         process.kill()
 
 
+@pytest.mark.long
 def test_a_nightly_that_does_not_start_is_reported(host, webhook):
     within(host, "not started", 10)
     host.run(*NOTIFY, webhook.url)
     assert webhook.first() == "grpo-pipeline/nightly has not started for 0.0 hours"
 
 
-def test_an_address_that_is_none_and_a_server_that_is_not_there_are_refused(toy, server, tmp_path):  # noqa: F811
-    def refusal(url: str, api: str) -> str:
-        environment = {**os.environ, "PREFECT_HOME": str(tmp_path), "PREFECT_API_URL": api}
+def test_an_address_that_is_none_and_a_server_that_is_not_there_are_refused(tmp_path):
+    nobody = "http://127.0.0.1:9/api"
+    environment = {**os.environ, "PREFECT_HOME": str(tmp_path), "PREFECT_API_URL": nobody}
+
+    def refusal(url: str) -> str:
         done = subprocess.run(
-            [*NOTIFY, url], cwd=toy, env=environment, capture_output=True, text=True
+            [*NOTIFY, url], cwd=ROOT, env=environment, capture_output=True, text=True
         )
         assert (done.returncode, done.stdout) == (1, "")
         return done.stderr
 
-    assert refusal("hooks.example.org", server) == (
+    assert refusal("hooks.example.org") == (
         "'hooks.example.org' is no address of a webhook: it begins with http:// or https://.\n"
     )
-    nobody = "http://127.0.0.1:9/api"
-    assert refusal("http://127.0.0.1:9", nobody).startswith(
-        f"No Prefect server answers at {nobody}"
-    )
+    assert refusal("http://127.0.0.1:9").startswith(f"No Prefect server answers at {nobody}")

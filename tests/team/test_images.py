@@ -202,6 +202,7 @@ def less_prefects_own(job: dict) -> dict:
     return job
 
 
+@pytest.mark.long
 def test_the_job_of_a_run_is_valid(cluster):
     job = less_prefects_own(job_of(cluster.nightly(), gpus=2, image="registry/x:1"))
     check(job)
@@ -218,6 +219,7 @@ def test_the_job_of_a_run_is_valid(cluster):
     assert pod(job)["terminationGracePeriodSeconds"] > max(serve.END_S, 2 * process.GRACE_S)
 
 
+@pytest.mark.long
 def test_job_worker_and_image_agree(cluster):
     job = job_of(cluster.nightly())
     worker = kind("Deployment")["spec"]["template"]["spec"]

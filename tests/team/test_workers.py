@@ -55,12 +55,13 @@ def test_of_two_workers_runs_the_second_waits(hosts, pool):
     both = hosts("one", "two")
     for host in both:
         host.checkout.tell("prepare", "hang")
+    short = ["--param", 'targets=["prepare"]']
     with both[0].works(local), both[1].works(local):
-        first = deployer.nightly()
+        first = deployer.nightly(*short)
         for _ in wait("a worker that runs"):
             if hanging := [host for host in both if "prepare" in host.checkout.events("child")]:
                 break
-        second = deployer.nightly()
+        second = deployer.nightly(*short)
         for _ in wait("the queue"):
             if second.state.name == "AwaitingConcurrencySlot":
                 break
