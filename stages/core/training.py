@@ -21,6 +21,7 @@ from stages.core.stage import Run
 if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+    from trl import SFTTrainer
 
 log = logging.getLogger("stages")
 
@@ -162,23 +163,49 @@ def supervised(
     Raises:
         UserError: no row fits `max_length`.
     """
+    trainer = supervisor(model, tokenizer, rows, section, run, seed, peft_config)
+    for callback in (Doctor(run, section), Report(run)):
+        trainer.add_callback(callback)
+    train(trainer, run, section)
+    return whole(trainer)
+
+
+def supervisor(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    rows: list[dict],
+    section: Sft | Distill,
+    run: Run,
+    seed: int,
+    peft_config: "LoraConfig | None" = None,
+) -> "SFTTrainer":
+    """What trains on the completions of prompt-completion rows."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
+    score_labelled_tokens_only()
     rows = fitting(rows, tokenizer, section.max_length, run.name)
     columns = [{"prompt": row["prompt"], "completion": row["completion"]} for row in rows]
     folder = resume.folder(run.name)
-    trainer = SFTTrainer(
+    return SFTTrainer(
         model=model,
         args=SFTConfig(**arguments(section, seed, folder), max_length=section.max_length),
         train_dataset=Dataset.from_list(columns),
         processing_class=tokenizer,
         peft_config=peft_config,
-        callbacks=[Doctor(run, section), Report(run)],
         optimizers=(optimizer(model, section), None),
     )
-    train(trainer, run, section)
-    return whole(trainer)
+
+
+def score_labelled_tokens_only() -> None:
+    """TRL's head, which puts every position through on a CPU, takes the labelled ones alone.
+
+    On a GPU it does by itself; elsewhere TRL keeps the shapes constant, for compilers that a CPU
+    does not have (trl.trainer.utils.add_fused_lm_head).
+    """
+    from trl.trainer import utils
+
+    utils._use_triton = lambda device: device.type in ("cpu", "cuda", "xpu")
 
 
 def whole(trainer: "Trainer") -> "PreTrainedModel":
