@@ -185,12 +185,14 @@ def supervisor(
 
     score_labelled_tokens_only()
     rows = fitting(rows, tokenizer, section.max_length, run.name)
-    columns = [{"prompt": row["prompt"], "completion": row["completion"]} for row in rows]
     folder = resume.folder(run.name)
     return SFTTrainer(
         model=model,
-        args=SFTConfig(**arguments(section, seed, folder), max_length=section.max_length),
-        train_dataset=Dataset.from_list(columns),
+        args=SFTConfig(
+            **{"completion_only_loss": True, **arguments(section, seed, folder)},
+            max_length=section.max_length,
+        ),
+        train_dataset=Dataset.from_list(tokenised(rows, tokenizer)),
         processing_class=tokenizer,
         peft_config=peft_config,
         optimizers=(optimizer(model, section), None),
@@ -303,6 +305,27 @@ def fitting(
         log.warning("%s: %d of %d rows are longer than max_length %d: left out",
                     name, len(rows) - len(kept), len(rows), limit)  # fmt: skip
     return kept
+
+
+def tokenised(rows: list[dict], tokenizer: "PreTrainedTokenizerBase") -> list[dict[str, list[int]]]:
+    """Token ids of prompt and completion, and which are the completion's: as TRL would make them,
+    which takes the rows one by one.
+    """
+    from trl.data_utils import common_prefix_length
+
+    def ids(messages: list[list[dict]], **named: bool) -> list[list[int]]:
+        texts = tokenizer.apply_chat_template(messages, tokenize=False, **named)
+        return tokenizer(texts, add_special_tokens=False)["input_ids"]
+
+    prompts = ids([row["prompt"] for row in rows], add_generation_prompt=True)
+    wholes = ids([row["prompt"] + row["completion"] for row in rows])
+    columns = []
+    for prompt, whole in zip(prompts, wholes, strict=True):
+        # where tokens merge across the border, the completion begins where the two part
+        shared = common_prefix_length(prompt, whole)
+        mask = [0] * shared + [1] * (len(whole) - shared)
+        columns.append({"input_ids": whole, "completion_mask": mask})
+    return columns
 
 
 def epoch_sampler() -> type:
