@@ -3,10 +3,13 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
+# A file's tests stay together: they share what they made.
+SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist loadfile
+
 MODEL ?= grpo
 PORT ?= 8000
 
-.PHONY: help venv demo test lint ui export serve clean-checkpoints
+.PHONY: help venv demo test test-long lint ui export serve clean-checkpoints
 
 help:
 	@echo "make demo   install into .venv, run the whole pipeline (dvc repro), show the result"
@@ -38,7 +41,10 @@ demo: venv
 	@echo "  dvc exp run -S grpo.kl_coef=0.01           # try something"
 
 test: venv
-	pytest
+	pytest $(SIDE_BY_SIDE)
+
+test-long: venv
+	pytest $(SIDE_BY_SIDE) -m long
 
 lint: venv
 	ruff check . && ruff format --check .

@@ -25,7 +25,7 @@ from stages.core.stage import Run, log
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-    from trl import GRPOConfig
+    from trl import GRPOConfig, GRPOTrainer
 
     from stages.core.probe import Reward
 
@@ -48,42 +48,16 @@ HIGH_REWARD = 0.8
 
 
 def body(params: Params, run: Run) -> dict:
-    from datasets import Dataset
-
-    from stages.core import lora, models, probe, resume, training
+    from stages.core import models, probe, training
 
     grpo = params.grpo
     functions, weights = rewards.load(grpo.rewards, params.format.tags)
     run.dataset(ROWS, "training")
-    tokenizer = models.load_tokenizer(SFT)
-    rows = list(read_rows(ROWS))
-    config = configuration(grpo, params.seed, resume.folder(run.name), weights)
-    chosen = in_order(rows, grpo, config, params.seed)
-    require_a_batch(chosen, config)
-    model = models.load_model(
-        SFT,
-        params.base.attn_implementation,
-        training.frozen_dtype("fp32" if grpo.lora is None else grpo.precision),
-        grpo.quantize == "nf4",
-    )
-    if grpo.lora is not None:
-        lora.require_modules(model, grpo.lora, "grpo.lora")
-    trainer = recording_trainer()(
-        fmt=params.format.tags,
-        rounds=grpo.dynamic_sampling,
-        model=model,
-        reward_funcs=functions,
-        args=config,
-        train_dataset=Dataset.from_list(chosen),
-        processing_class=tokenizer,
-        peft_config=None if grpo.lora is None else lora.config(grpo.lora),
-        callbacks=[
-            diagnosis := training.Doctor(run, grpo, METRICS),
-            training.Report(run, METRICS, note="mean_reward"),
-        ],
-    )
+    trainer = trainer_of(params, run, functions, weights)
+    diagnosis = training.Doctor(run, grpo, METRICS)
     check = probe.Preflight(trainer, run, grpo, diagnosis, reward_of(functions, weights))
-    trainer.add_callback(check)
+    for callback in (diagnosis, training.Report(run, METRICS, note="mean_reward"), check):
+        trainer.add_callback(callback)
     try:
         training.train(trainer, run, grpo)
     finally:  # what went wrong can be read there
@@ -93,7 +67,7 @@ def body(params: Params, run: Run) -> dict:
     trained = training.whole(trainer)
     if not launch.first():
         return {}
-    save(trained, tokenizer)
+    save(trained, models.load_tokenizer(SFT))
     run.write_curve(CURVE)
     targets = doctor.targets(diagnosis.curve)
     log.info("grpo: targets: %s", doctor.in_words(targets))
@@ -102,6 +76,39 @@ def body(params: Params, run: Run) -> dict:
                      "further_groups", "tokens")  # fmt: skip
     return {**final, **check.metrics, "targets": targets, "findings": run.findings,
             **worker.trouble()}  # fmt: skip
+
+
+def trainer_of(
+    params: Params, run: Run, functions: list[Callable], weights: list[float]
+) -> "GRPOTrainer":
+    """The SFT model's trainer, ready to train."""
+    from datasets import Dataset
+
+    from stages.core import lora, models, resume, training
+
+    grpo = params.grpo
+    config = configuration(grpo, params.seed, resume.folder(run.name), weights)
+    chosen = in_order(list(read_rows(ROWS)), grpo, config, params.seed)
+    require_a_batch(chosen, config)
+    model = models.load_model(
+        SFT,
+        params.base.attn_implementation,
+        training.frozen_dtype("fp32" if grpo.lora is None else grpo.precision),
+        grpo.quantize == "nf4",
+    )
+    if grpo.lora is not None:
+        lora.require_modules(model, grpo.lora, "grpo.lora")
+    return recording_trainer()(
+        fmt=params.format.tags,
+        rounds=grpo.dynamic_sampling,
+        shared=grpo.shared_prompt,
+        model=model,
+        reward_funcs=functions,
+        args=config,
+        train_dataset=Dataset.from_list(chosen),
+        processing_class=models.load_tokenizer(SFT),
+        peft_config=None if grpo.lora is None else lora.config(grpo.lora),
+    )
 
 
 def reward_of(functions: list[Callable], weights: list[float]) -> "Reward":
@@ -173,15 +180,17 @@ def recording_trainer() -> type:
     from trl import GRPOTrainer
 
     from stages.core.dynamic import DynamicSampling
+    from stages.core.shared_prompt import SharedPrompt
     from stages.core.training import epoch_sampler
 
     ordered = epoch_sampler()
 
-    class RecordingTrainer(GRPOTrainer):
-        def __init__(self, fmt: Format, rounds: int = 0, **arguments: Any):
+    class RecordingTrainer(SharedPrompt, GRPOTrainer):
+        def __init__(self, fmt: Format, rounds: int = 0, shared: bool = True, **arguments: Any):
             super().__init__(**arguments)
             self.fmt = fmt
             self.rounds = rounds  # of dynamic sampling
+            self.share(shared)
             self.rollouts: list[dict] = []
 
         def _get_train_sampler(self, dataset=None):

@@ -95,6 +95,7 @@ def trainer(changes: dict | None = None, functions: list | None = None):
     made = grpo.recording_trainer()(
         fmt=params.format.tags,
         rounds=params.grpo.dynamic_sampling,
+        shared=params.grpo.shared_prompt,
         model=models.load_model(grpo.SFT, "eager", torch.float32, quantize),
         reward_funcs=functions or own,
         args=grpo.configuration(params.grpo, 0, Path("out"), [1.0] if functions else weights),

@@ -239,6 +239,7 @@ class Grpo(Training):
     temperature: Positive
     top_p: Number = Field(1.0, gt=0, le=1)
     dynamic_sampling: Whole = Field(0, ge=0)
+    shared_prompt: bool = True
     max_completion_length: Count
     curriculum: Curriculum
     rewards: dict[str, Reward] = Field(min_length=1)

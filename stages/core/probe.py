@@ -206,14 +206,17 @@ def judged(
 def updated(trainer: "GRPOTrainer", rows: list[dict], grpo: Grpo) -> tuple[float, float, int]:
     """Seconds of a forward pass, and of forward and backward, over a micro-batch; its length.
 
-    All of it is the longest prompt with a completion of full length: no other needs more memory.
+    All of it is the longest prompt with completions of full length, in groups and no two alike: no
+    other batch needs more memory.
     A batch of one goes before, which finds and warms up the kernels.
     """
     prompts, _, _ = trainer._tokenize_prompts([row["prompt"] for row in rows])
     prompt, new = max(prompts, key=len), grpo.max_completion_length
-    sequence = torch.tensor(prompt + (prompt * new)[:new], device=trainer.accelerator.device)
     for size in (1, grpo.batch_size // launch.world()):
-        batch = sequence.repeat(size, 1)
+        batch = torch.tensor(
+            [turned(prompt, i // grpo.group_size) + (turned(prompt, i) * new)[:new]
+             for i in range(size)], device=trainer.accelerator.device,
+        )  # fmt: skip
         began = now(batch)
         scored, *_ = trainer._get_per_token_logps_and_entropies(
             trainer.model, batch, torch.ones_like(batch), new, compute_entropy=True
@@ -221,7 +224,13 @@ def updated(trainer: "GRPOTrainer", rows: list[dict], grpo: Grpo) -> tuple[float
         forward = now(batch) - began
         scored.mean().backward()
         update = now(batch) - began
-    return forward, update, len(sequence)
+    return forward, update, len(prompt) + new
+
+
+def turned(tokens: list[int], by: int) -> list[int]:
+    """The same tokens from another one on: what is alike need not be computed twice."""
+    by %= len(tokens)
+    return tokens[by:] + tokens[:by]
 
 
 def now(on: torch.Tensor) -> float:

@@ -21,6 +21,7 @@ from stages.core.stage import Run
 if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+    from trl import SFTTrainer
 
 log = logging.getLogger("stages")
 
@@ -162,23 +163,51 @@ def supervised(
     Raises:
         UserError: no row fits `max_length`.
     """
+    trainer = supervisor(model, tokenizer, rows, section, run, seed, peft_config)
+    for callback in (Doctor(run, section), Report(run)):
+        trainer.add_callback(callback)
+    train(trainer, run, section)
+    return whole(trainer)
+
+
+def supervisor(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    rows: list[dict],
+    section: Sft | Distill,
+    run: Run,
+    seed: int,
+    peft_config: "LoraConfig | None" = None,
+) -> "SFTTrainer":
+    """What trains on the completions of prompt-completion rows."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
+    score_labelled_tokens_only()
     rows = fitting(rows, tokenizer, section.max_length, run.name)
-    columns = [{"prompt": row["prompt"], "completion": row["completion"]} for row in rows]
     folder = resume.folder(run.name)
-    trainer = SFTTrainer(
+    return SFTTrainer(
         model=model,
-        args=SFTConfig(**arguments(section, seed, folder), max_length=section.max_length),
-        train_dataset=Dataset.from_list(columns),
+        args=SFTConfig(
+            **{"completion_only_loss": True, **arguments(section, seed, folder)},
+            max_length=section.max_length,
+        ),
+        train_dataset=Dataset.from_list(tokenised(rows, tokenizer)),
         processing_class=tokenizer,
         peft_config=peft_config,
-        callbacks=[Doctor(run, section), Report(run)],
         optimizers=(optimizer(model, section), None),
     )
-    train(trainer, run, section)
-    return whole(trainer)
+
+
+def score_labelled_tokens_only() -> None:
+    """TRL's head, which puts every position through on a CPU, takes the labelled ones alone.
+
+    On a GPU it does by itself; elsewhere TRL keeps the shapes constant, for compilers that a CPU
+    does not have (trl.trainer.utils.add_fused_lm_head).
+    """
+    from trl.trainer import utils
+
+    utils._use_triton = lambda device: device.type in ("cpu", "cuda", "xpu")
 
 
 def whole(trainer: "Trainer") -> "PreTrainedModel":
@@ -276,6 +305,27 @@ def fitting(
         log.warning("%s: %d of %d rows are longer than max_length %d: left out",
                     name, len(rows) - len(kept), len(rows), limit)  # fmt: skip
     return kept
+
+
+def tokenised(rows: list[dict], tokenizer: "PreTrainedTokenizerBase") -> list[dict[str, list[int]]]:
+    """Token ids of prompt and completion, and which are the completion's: as TRL would make them,
+    which takes the rows one by one.
+    """
+    from trl.data_utils import common_prefix_length
+
+    def ids(messages: list[list[dict]], **named: bool) -> list[list[int]]:
+        texts = tokenizer.apply_chat_template(messages, tokenize=False, **named)
+        return tokenizer(texts, add_special_tokens=False)["input_ids"]
+
+    prompts = ids([row["prompt"] for row in rows], add_generation_prompt=True)
+    wholes = ids([row["prompt"] + row["completion"] for row in rows])
+    columns = []
+    for prompt, whole in zip(prompts, wholes, strict=True):
+        # where tokens merge across the border, the completion begins where the two part
+        shared = common_prefix_length(prompt, whole)
+        mask = [0] * shared + [1] * (len(whole) - shared)
+        columns.append({"input_ids": whole, "completion_mask": mask})
+    return columns
 
 
 def epoch_sampler() -> type:

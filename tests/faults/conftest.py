@@ -6,8 +6,6 @@ import yaml
 from tests.conftest import ROOT, TINY, Project, merged
 from tests.faults.harness import CHANGES, Reference, Tally, reference
 
-TALLIES = pytest.StashKey[dict[str, Tally]]()
-
 
 @pytest.fixture(scope="session")
 def done(tmp_path_factory) -> Reference:
@@ -18,14 +16,17 @@ def done(tmp_path_factory) -> Reference:
 
 @pytest.fixture
 def count(request):
-    """Keeps a tally for the summary."""
+    """Keeps a tally for the summary, also where the tests run in several processes."""
 
     def keep(name: str, tally: Tally) -> None:
-        request.config.stash.setdefault(TALLIES, {})[name] = tally
+        request.node.user_properties.append(("tally", f"{name}: {tally}"))
 
     return keep
 
 
-def pytest_terminal_summary(terminalreporter, config):
-    for name, tally in config.stash.get(TALLIES, {}).items():
-        terminalreporter.write_line(f"{name}: {tally}")
+def pytest_terminal_summary(terminalreporter):
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, value in getattr(report, "user_properties", ()):
+                if name == "tally" and report.when == "call":
+                    terminalreporter.write_line(value)

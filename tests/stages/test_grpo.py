@@ -347,7 +347,7 @@ def test_an_adapters_options_are_pefts():
 
 def test_activation_checkpointing_computes_twice_and_trains_the_same():
     def passes(on: bool) -> tuple[int, dict[str, torch.Tensor]]:
-        made = trainer({"trainer": {"activation_checkpointing": on}})
+        made = trainer({"shared_prompt": False, "trainer": {"activation_checkpointing": on}})
         layer = made.model.base_model.model.model.layers[0].mlp
         seen = []
         layer.register_forward_pre_hook(lambda *_: seen.append(torch.is_grad_enabled()))

@@ -2,10 +2,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
+from trl.trainer import utils
 
-from stages.core import params, training
+from stages import base
+from stages.core import models, params, training
 from stages.core.errors import UserError
-from tests.conftest import ROOT
+from tests.conftest import ROOT, merged
 
 PARAMS = params.load(ROOT / "params.yaml")
 
@@ -88,3 +91,73 @@ def test_fp16_without_a_gpu_is_refused():
     with pytest.raises(UserError, match="fp16 needs a GPU"):
         training.precision("fp16")
     assert training.precision("auto") == "bf16"
+
+
+ROWS = [
+    {"prompt": [{"role": "user", "content": f"Bea has {n} {'red ' * n}pens. How many?"}],
+     "completion": [{"role": "assistant", "content": f"<think>{n}</think><answer>{n}</answer>"}]}
+    for n in range(1, 9)
+]  # fmt: skip
+
+
+@pytest.fixture
+def supervisors(tmp_path, monkeypatch):
+    """The stages' trainer on ROWS, and TRL's on the same."""
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    raw = merged(yaml.safe_load((ROOT / "params.yaml").read_text()), {
+        "base": {"scratch": {"hidden_size": 32, "layers": 1, "heads": 2, "intermediate_size": 64}},
+        "sft": {"max_steps": 3, "batch_size": 4, "precision": "fp32", "optimizer": "adamw"},
+    })  # fmt: skip
+    given = params.validate(raw, "params.yaml")
+    tokenizer = base.make_tokenizer(given)
+
+    def made(own: bool) -> SFTTrainer:
+        model = models.from_scratch(given.base.scratch, tokenizer, seed=0)
+        run = SimpleNamespace(name="sft")
+        monkeypatch.setattr(training.resume, "folder", lambda _: tmp_path / "out")
+        one = training.supervisor(model, tokenizer, ROWS, given.sft, run, 0)
+        if own:
+            return one
+        return SFTTrainer(
+            model=models.from_scratch(given.base.scratch, tokenizer, seed=0),
+            args=SFTConfig(output_dir="out", use_cpu=True, max_length=given.sft.max_length),
+            train_dataset=Dataset.from_list(ROWS), processing_class=tokenizer,
+        )  # fmt: skip
+
+    return made(own=True), made(own=False)
+
+
+def test_rows_become_the_tokens_and_labels_that_trl_makes(supervisors):
+    own, trls = supervisors
+    assert list(own.train_dataset["input_ids"]) == list(trls.train_dataset["input_ids"])
+    assert list(own.train_dataset["labels"]) == list(trls.train_dataset["labels"])
+    assert any(-100 in labels for labels in own.train_dataset["labels"])
+
+
+def test_only_labelled_tokens_go_through_the_head_and_the_loss_is_the_same(supervisors):
+    own, _ = supervisors
+    batch = next(iter(own.get_train_dataloader()))
+    seen = []
+    own.model.get_output_embeddings().register_forward_pre_hook(lambda *_: seen.append("module"))
+    kernel = utils._ChunkedLogProbFunction
+
+    class Counted:
+        @staticmethod
+        def apply(hidden, *others):
+            seen.append(len(hidden))
+            return kernel.apply(hidden, *others)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utils, "_ChunkedLogProbFunction", Counted)
+        loss = own.compute_loss(own.model, dict(batch))
+    labelled = (batch["labels"][:, 1:] != -100).sum().item()
+    assert seen == [labelled] and labelled < batch["labels"][:, 1:].numel()
+    logits = own.model(**{k: v for k, v in batch.items() if k != "labels"}).logits[:, :-1]
+    wanted = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=-100
+    )
+    torch.testing.assert_close(loss, wanted)

@@ -1,0 +1,338 @@
+"""A group's completions have one prompt: it is computed once, in sampling and in the loss.
+
+TRL's trainer repeats the prompt for each completion of its group. Here
+
+- sampling puts each distinct prompt through the model once, and then one row for each distinct
+  prefix: completions that have begun alike are decoded together until they part (a trie over the
+  group), and those that have ended are dropped;
+- the loss puts each distinct prompt, without its last token, through the model once; the
+  completions, each after that token, attend to its keys and values, with gradients. Equal
+  completions of a prompt are scored once. The head is TRL's own, and sees completions only.
+
+The rest (advantages, losses, clipping, reference model, metrics) is TRL's. The mathematics is the
+same; sums are taken in another order. Positions are counted from a prompt's first token, as in
+TRL's sampling; TRL's loss counts the padding, too, which is another model where positions are
+absolute (GPT-2).
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from peft.tuners.lora import Linear, LoraLayer
+from torch.nn.functional import pad
+from transformers import (
+    DynamicCache,
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+from transformers.cache_utils import DynamicLayer
+from trl.models import unwrap_model_for_generation
+
+if TYPE_CHECKING:
+    from trl import GRPOTrainer
+
+log = logging.getLogger("stages")
+
+PADDING = -1  # in place of a token id
+SKIPPED = -100  # the label of a token that is not scored
+A_CALL = 256  # tokens of padding that cost less than a further call of the model
+
+
+class SharedPrompt:
+    """Goes before TRL's GRPOTrainer among a trainer's bases."""
+
+    shares_sampling = shares_scoring = False
+
+    def share(self, wanted: bool) -> None:
+        """From here on, as far as this training allows; says what it leaves to TRL, and why."""
+        if not wanted:
+            return
+        found = obstacles(self)
+        for part, why in found.items():
+            if why:
+                log.info("grpo: a group's prompt is not shared in %s, as there is %s", part, why)
+        sampling, scoring = found.values()
+        self.shares_sampling, self.shares_scoring = not sampling, not scoring
+
+    def _tokenize_prompts(self, prompts: list):
+        """TRL's, of each distinct prompt of a batch once."""
+        if not self.shares_sampling:
+            return super()._tokenize_prompts(prompts)
+        first = {str(prompt): prompt for prompt in prompts}
+        ids, *rest = super()._tokenize_prompts(list(first.values()))
+        known = dict(zip(first, ids, strict=True))
+        return [known[str(prompt)] for prompt in prompts], *rest
+
+    def _generate_single_turn(self, prompt_ids: list[list[int]], *others, **named):
+        if not self.shares_sampling:
+            return super()._generate_single_turn(prompt_ids, *others, **named)
+        args = self.args
+        with unwrap_model_for_generation(
+            self.model_wrapped, self.accelerator,
+            gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs,
+        ) as whole, merged(whole) as model:  # fmt: skip
+            ids = sampled(model, prompt_ids, self.eos_token_ids, choices(self),
+                          self.max_completion_length)  # fmt: skip
+        return ids, None
+
+    def _get_per_token_logps_and_entropies(
+        self, model, input_ids, attention_mask, logits_to_keep, batch_size=None,
+        compute_entropy=False, **others,
+    ):  # fmt: skip
+        if not self.shares_scoring or logits_to_keep + 2 > input_ids.shape[1]:
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy,
+                **others,
+            )  # fmt: skip
+        whole = self.accelerator.unwrap_model(model)
+        size = batch_size or len(input_ids)
+        with self.accelerator.autocast():
+            parts = [
+                scored(whole, model, ids, mask, logits_to_keep)
+                for ids, mask in zip(input_ids.split(size), attention_mask.split(size), strict=True)
+            ]
+        logps, entropies = zip(*parts, strict=True)
+        return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
+
+
+def obstacles(trainer: "GRPOTrainer") -> dict[str, str | None]:
+    """Why sampling, and why the loss, has to be left to TRL; None where it need not."""
+    args = trainer.args
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    layers = {type(layer) for layer in DynamicCache(config=model.config).layers}
+    dropout = any(isinstance(m, torch.nn.Dropout) and m.p for m in model.modules())
+    common = {
+        "dropout, which is drawn anew for each completion": dropout,
+        "attention over a window, or none": layers != {DynamicLayer},
+        f"weights spread over processes ({trainer.accelerator.distributed_type})":
+            trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled,
+    }  # fmt: skip
+    sampling = common | {
+        "vLLM": trainer.use_vllm,
+        "continuous batching": trainer.use_transformers_continuous_batching,
+        "generation_kwargs": bool(args.generation_kwargs),
+        "cache_implementation": bool(args.cache_implementation),
+    }
+    scoring = common | {
+        "activation_checkpointing": args.activation_checkpointing,
+        "a mixture of experts and its balance": trainer.aux_loss_enabled,
+    }
+    parts = {"sampling": sampling, "the loss": scoring}
+    return {part: next((why for why, so in of.items() if so), None) for part, of in parts.items()}
+
+
+# --- sampling -------------------------------------------------------------------------------------
+
+
+def choices(trainer: "GRPOTrainer") -> LogitsProcessorList:
+    """What becomes of the logits before a token is drawn, in transformers' own order."""
+    config = trainer.generation_config
+    made = LogitsProcessorList()
+    if config.repetition_penalty not in (None, 1.0):
+        made.append(RepetitionPenaltyLogitsProcessor(config.repetition_penalty))
+    if config.temperature not in (None, 1.0):
+        made.append(TemperatureLogitsWarper(config.temperature))
+    if config.top_k:
+        made.append(TopKLogitsWarper(config.top_k))
+    if config.top_p is not None and config.top_p < 1.0:
+        made.append(TopPLogitsWarper(config.top_p))
+    if config.min_p is not None:
+        made.append(MinPLogitsWarper(config.min_p))
+    return made
+
+
+@contextmanager
+def merged(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    """On a CPU a LoRA model as it samples fastest: one float32 weight for a layer and its adapter.
+
+    Afterwards the model has its own weights again, to the bit. On a GPU the copy would cost memory,
+    and half precision would round small steps of the adapter away.
+    """
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    if not layers or not can_be_merged(model, layers):
+        yield model
+        return
+    inner = model.get_base_model()
+    kept = {weight: weight.data for weight in inner.parameters() if not weight.requires_grad}
+    try:
+        for weight, data in kept.items():
+            weight.data = data.to(torch.float32, copy=True)
+        for layer in layers:
+            layer.merge()
+        yield inner
+    finally:
+        for layer in layers:
+            layer.merged_adapters.clear()
+        for weight, data in kept.items():
+            weight.data = data
+
+
+def can_be_merged(model: torch.nn.Module, layers: list[LoraLayer]) -> bool:
+    """Whether each adapter is a sum of two products (no DoRA), on a weight that nothing shares."""
+    shared = model.get_input_embeddings().weight
+    return next(model.parameters()).device.type == "cpu" and all(
+        type(layer) is Linear
+        and not layer.lora_variant
+        and layer.get_base_layer().weight is not shared
+        for layer in layers
+    )
+
+
+@torch.no_grad()
+def sampled(
+    model: torch.nn.Module,
+    prompts: list[list[int]],
+    ends: list[int],
+    warp: LogitsProcessorList,
+    limit: int,
+) -> list[list[int]]:
+    """A completion of each prompt: token ids, the ending one included, at most `limit`.
+
+    Args:
+        prompts: token ids; equal ones are computed once.
+        ends: tokens that end a completion.
+        warp: (rows, length), (rows, vocabulary) -> (rows, vocabulary).
+    """
+    device = next(model.parameters()).device
+    distinct = {tuple(prompt): None for prompt in prompts}
+    places = {prompt: i for i, prompt in enumerate(distinct)}
+    # A row of the cache is a prompt and what has been drawn after it; `row` is that of each
+    # completion that has not ended.
+    row = torch.tensor([places[tuple(prompt)] for prompt in prompts], device=device)
+    running = torch.arange(len(prompts), device=device)
+    ids, mask = left_padded(list(distinct), device)
+    drawn = torch.zeros(len(prompts), limit, dtype=torch.long, device=device)
+    lengths = torch.full((len(prompts),), limit, device=device)
+    ending = torch.tensor(ends, device=device)
+    cache, new = DynamicCache(), ids
+    for step in range(limit):
+        logits = model(
+            input_ids=new, attention_mask=mask, position_ids=positions(mask)[:, -new.shape[1] :],
+            past_key_values=cache, use_cache=True, logits_to_keep=1,
+        ).logits[:, -1].float()  # fmt: skip
+        token = draw(warp(ids, logits), row)
+        drawn[running, step] = token
+        ended = torch.isin(token, ending)
+        lengths[running[ended]] = step + 1
+        row, running, token = row[~ended], running[~ended], token[~ended]
+        if not len(running):
+            break
+        vocabulary = logits.shape[1]
+        branch, row = torch.unique(row * vocabulary + token, return_inverse=True)
+        parent, new = branch // vocabulary, (branch % vocabulary)[:, None]
+        if not torch.equal(parent, torch.arange(len(mask), device=device)):
+            cache.batch_select_indices(parent)
+            ids, mask = ids[parent], mask[parent]
+        ids, mask = torch.cat([ids, new], 1), torch.cat([mask, torch.ones_like(new)], 1)
+    rows = zip(drawn.tolist(), lengths.tolist(), strict=True)
+    return [tokens[:length] for tokens, length in rows]
+
+
+def draw(scores: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
+    """A token for each completion, from the scores of its row, by one uniform number each.
+
+    Args:
+        scores: logits, (rows, vocabulary).
+        row: of each completion.
+    """
+    cumulative = scores.softmax(-1, dtype=torch.float64).cumsum(-1)[row]
+    uniform = torch.rand(len(row), 1, dtype=torch.float64, device=scores.device)
+    # the first token that reaches beyond it: one without probability never does
+    found = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
+    return found.squeeze(1).clamp(max=scores.shape[1] - 1)
+
+
+def left_padded(
+    prompts: list[tuple[int, ...]], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and their mask, both (prompts, length of the longest)."""
+    width = max(map(len, prompts))
+    ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+    return ids, mask
+
+
+def positions(mask: torch.Tensor) -> torch.Tensor:
+    """A token's place among those of its row that are not masked, from 0; (rows, length)."""
+    return (mask.cumsum(1) - 1).clamp(min=0)
+
+
+# --- the loss -------------------------------------------------------------------------------------
+
+
+def scored(
+    whole: torch.nn.Module,
+    model: torch.nn.Module,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    new: int,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Log-probability and entropy (not of the reference model) of completions' tokens, (rows, new).
+
+    Args:
+        whole: the model itself.
+        model: the same as it is called in training (DDP counts on one call a loss).
+        input_ids: (rows, prompt + new), prompts left-padded, completions right-padded.
+        attention_mask: of the same shape.
+        new: tokens of the longest completion.
+    """
+    marked = torch.where(attention_mask.bool(), input_ids, PADDING)
+    rows, place = torch.unique(marked, dim=0, return_inverse=True)
+    prefixes, prefix = torch.unique(rows[:, : -new - 1], dim=0, return_inverse=True)
+    cache = DynamicCache()
+    whole(**given(prefixes), past_key_values=cache, use_cache=True, logits_to_keep=1)
+    lengths, order = (rows[:, -new:] != PADDING).sum(1).sort()
+    parts = order.split(alike(lengths.tolist()))
+    logps, entropies = [], []
+    for part in parts:
+        width = int((rows[part, -new:] != PADDING).sum(1).max())
+        call = model if part is parts[-1] else whole
+        outputs = after(
+            selected(cache, prefix[part]), call, rows[part, : width - new or None], width
+        )
+        logps.append(pad(outputs.log_probs, (0, new - width)))
+        if outputs.entropy is not None:
+            entropies.append(pad(outputs.entropy, (0, new - width)))
+    back = order.argsort()[place]
+    return torch.cat(logps)[back], torch.cat(entropies)[back] if entropies else None
+
+
+def after(cache: DynamicCache, model: torch.nn.Module, rows: torch.Tensor, new: int):
+    """TRL's scores of the last `new` tokens of rows of which the cache holds all but one more."""
+    last = {name: values[:, -new - 1 :] for name, values in given(rows).items()}
+    labels = last["input_ids"].masked_fill(rows[:, -new - 1 :] == PADDING, SKIPPED)
+    labels[:, 0] = SKIPPED  # the prompt's last token
+    last["attention_mask"] = given(rows)["attention_mask"]
+    return model(**last, past_key_values=cache, labels=labels, fused_lm_head=True)
+
+
+def given(rows: torch.Tensor) -> dict[str, torch.Tensor]:
+    """A model's inputs from token ids of which some are PADDING, each (rows, length)."""
+    mask = (rows != PADDING).long()
+    return {
+        "input_ids": rows.clamp(min=0), "attention_mask": mask, "position_ids": positions(mask),
+    }  # fmt: skip
+
+
+def selected(cache: DynamicCache, rows: torch.Tensor) -> DynamicCache:
+    """Copies of some rows of a cache; gradients flow back into it."""
+    chosen = DynamicCache()
+    for i, layer in enumerate(cache.layers):
+        chosen.update(layer.keys[rows], layer.values[rows], i)
+    return chosen
+
+
+def alike(lengths: list[int]) -> list[int]:
+    """Sizes of the parts into which rising lengths fall, so that little of a part is padding."""
+    longest, n = lengths[-1], len(lengths)
+    cut = max(range(1, n + 1), key=lambda i: i * (longest - lengths[i - 1]))
+    if cut * (longest - lengths[cut - 1]) <= A_CALL:
+        return [n]
+    return alike(lengths[:cut]) + alike(lengths[cut:])

@@ -1,0 +1,377 @@
+"""A group's prompt computed once: the same as each completion by itself, and as TRL."""
+
+from collections import Counter
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    LlamaConfig,
+    LogitsProcessorList,
+    Qwen2Config,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+)
+from trl.trainer.utils import add_fused_lm_head
+
+from stages import base, grpo, tasks
+from stages.core import models, shared_prompt
+from stages.core.files import read_rows, write_rows
+from stages.core.shared_prompt import alike, draw, merged, obstacles, sampled, scored
+from tests import replayed, small_grpo
+from tests.known import learn
+from tests.small_grpo import apart, batch, train, trainer
+
+SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+         "num_attention_heads": 2, "num_key_value_heads": 1}  # fmt: skip
+ARCHITECTURES = {
+    "llama": lambda size: LlamaConfig(vocab_size=size, **SMALL, tie_word_embeddings=False),
+    "tied llama": lambda size: LlamaConfig(vocab_size=size, **SMALL, tie_word_embeddings=True),
+    "qwen2": lambda size: Qwen2Config(vocab_size=size, **SMALL, tie_word_embeddings=True),
+    "gpt2": lambda size: GPT2Config(
+        vocab_size=size, n_embd=32, n_layer=2, n_head=2, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0
+    ),
+}
+EVERY = pytest.mark.parametrize("architecture", ARCHITECTURES)
+END = 7
+
+
+def made(architecture: str, size: int = 40, seed: int = 0):
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(ARCHITECTURES[architecture](size))
+    for weight in model.parameters():  # far from uniform, so that what is wrong shows
+        weight.data += 0.1 * torch.randn_like(weight)
+    return model
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    return small_grpo.project(tmp_path_factory.mktemp("grpo"))
+
+
+@pytest.fixture
+def inside(project, monkeypatch) -> None:
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.chdir(project)
+
+
+# --- the loss -------------------------------------------------------------------------------------
+
+PROMPTS = [[5, 9, 11, 3], [5, 9], [21, 22, 23, 24, 25, 26]]
+
+
+def groups(lengths: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Token ids and mask as TRL hands them on: of each prompt completions of such lengths."""
+    torch.manual_seed(1)
+    width, new = max(map(len, PROMPTS)), max(map(max, lengths))
+    ids, mask = [], []
+    for prompt, of in zip(PROMPTS, lengths, strict=True):
+        for length in of:
+            completion = torch.randint(10, 40, (length,)).tolist()
+            before, behind = width - len(prompt), new - length
+            ids.append([0] * before + prompt + completion + [0] * behind)
+            mask.append([0] * before + [1] * (len(prompt) + length) + [0] * behind)
+    ids, mask = torch.tensor(ids), torch.tensor(mask)
+    ids[1], mask[1] = ids[0], mask[0]  # a completion that was sampled twice
+    shuffled = torch.randperm(len(ids))  # as TRL does
+    return ids[shuffled], mask[shuffled], new
+
+
+def by_itself(model, ids: torch.Tensor, mask: torch.Tensor, new: int) -> tuple[torch.Tensor, ...]:
+    """Log-probabilities and entropies from the logits of each row, without any padding."""
+    logps, entropies = torch.zeros(len(ids), new), torch.zeros(len(ids), new)
+    for i, (row, kept) in enumerate(zip(ids, mask.bool(), strict=True)):
+        length = int(kept[-new:].sum())
+        logits = model(input_ids=row[kept][None]).logits[0, -length - 1 : -1] / 0.7
+        everything = logits.log_softmax(-1)
+        drawn = row[kept][-length:, None]
+        logps[i, :length] = everything.gather(1, drawn)[:, 0]
+        entropies[i, :length] = -(everything.exp() * everything).sum(-1)
+    return logps, entropies
+
+
+@EVERY
+@pytest.mark.parametrize("a_call", [1, 256], ids=["by length", "together"])
+def test_scores_and_gradients_are_those_of_each_completion_by_itself(
+    architecture, a_call, monkeypatch
+):
+    monkeypatch.setattr(shared_prompt, "A_CALL", a_call)
+    model = made(architecture)
+    ids, mask, new = groups([[4, 4, 1], [9, 2], [30, 3, 3, 5]])
+    wanted = by_itself(model, ids, mask, new)
+    weight = torch.randn(len(ids), new)
+    (wanted[0] * weight).sum().backward()
+    slopes = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+
+    add_fused_lm_head(model, temperature=0.7, outputs=("log_probs", "entropy"))
+    found = scored(model, model, ids, mask, new)
+    (found[0] * weight * mask[:, -new:]).sum().backward()
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one * mask[:, -new:], other, atol=2e-5, rtol=2e-5)
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(p.grad, slopes[name], atol=5e-5, rtol=1e-3)
+
+
+def test_a_model_sees_a_prompt_and_equal_completions_once(inside):
+    seen = []
+    model = made("llama")
+    add_fused_lm_head(model, outputs=("log_probs", "entropy"))
+    model.model.register_forward_pre_hook(
+        lambda _, __, given: seen.append(tuple(given["input_ids"].shape)), with_kwargs=True
+    )
+    scored(model, model, *groups([[4, 4, 1], [4, 2], [3, 3, 3, 5]]))
+    assert seen == [(3, 5), (8, 6)], "three prompts less a token; eight distinct, and that token"
+
+
+@given(st.lists(st.integers(1, 400), min_size=1, max_size=64).map(sorted))
+def test_parts_of_like_length_hold_everything_and_never_more_padding(lengths):
+    sizes = alike(lengths)
+    assert sum(sizes) == len(lengths) and min(sizes) > 0
+    parts, start = [], 0
+    for size in sizes:
+        parts.append(lengths[start : start + size])
+        start += size
+    area = sum(len(part) * part[-1] for part in parts)
+    saved = len(lengths) * lengths[-1] - area
+    assert saved >= (len(sizes) - 1) * shared_prompt.A_CALL
+
+
+# --- beside TRL's trainer, on the same completions ------------------------------------------------
+
+SGD = {"learning_rate": 0.5, "max_steps": 3, "trainer": {"optim": "sgd", "max_grad_norm": 0.0}}
+SETTINGS = {
+    "KL": {"kl_coef": 0.1},
+    "two updates": {"trainer": {"num_iterations": 2}},
+    "accumulated": {"batch_size": 8, "gradient_accumulation_steps": 2},
+    "all weights": {"lora": None, "kl_coef": 0.1, "learning_rate": 0.01},
+    "nf4": {"quantize": "nf4"},
+    "truncated left out": {"trainer": {"mask_truncated_completions": True}},
+    "cispo": {"trainer": {"loss_type": "cispo", "epsilon_high": 1.1, "num_iterations": 2}},
+    **{
+        loss: {"trainer": {"loss_type": loss, "num_iterations": 2}}
+        for loss in ("grpo", "bnpo", "dr_grpo", "dapo", "sapo", "luspo", "vespo")
+    },
+}
+
+
+def both(changes: dict, monkeypatch) -> tuple[small_grpo.Trained, small_grpo.Trained]:
+    """A training on given completions, with prompts shared and by TRL."""
+    monkeypatch.setattr(grpo, "recording_trainer", replayed.replaying)
+    changes = small_grpo.merged(SGD, {"preflight": "off", **changes})
+    one, other = (train({**changes, "shared_prompt": shared}) for shared in (True, False))
+    return one, other
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_training_is_trls(setting, inside, monkeypatch):
+    shared, trls = both(SETTINGS[setting], monkeypatch)
+    for a, b in zip(shared.curve, trls.curve, strict=True):
+        assert a.keys() == b.keys()
+        for name in {"loss", "grad_norm", "mean_reward", "entropy", "kl_div"} & a.keys():
+            assert a[name] == pytest.approx(b[name], rel=2e-3, abs=2e-5), name
+    names = [name for name in trls.weights if "lora_A" not in name]
+    learned = max(trls.weights[name].abs().max().item() for name in names)
+    assert apart(shared.weights, trls.weights) < 1e-3 * learned
+
+
+@EVERY
+def test_training_is_trls_in_every_architecture(architecture, tmp_path, monkeypatch):
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.chdir(small_grpo.project(tmp_path, rounds=0))
+    params = small_grpo.params_with({})
+    tokenizer = base.make_tokenizer(params)
+    model = made(architecture, len(tokenizer))
+    model.config.pad_token_id, model.config.eos_token_id = (
+        tokenizer.pad_token_id, tokenizer.eos_token_id
+    )  # fmt: skip
+    learn(model, tokenizer, params, rounds=2)
+    models.save_model(model, tokenizer, grpo.SFT)
+    # TRL's loss counts a prompt's padding among the positions: here both prompts are as long
+    (row, *_) = read_rows(grpo.ROWS)
+    prompts = [tasks.prompt(f"How many is 1+{n}?", params.format) for n in (1, 2)]
+    write_rows(grpo.ROWS, [{**row, "prompt": prompt} for prompt in prompts])
+    shared, trls = both({"kl_coef": 0.1, "batch_size": 8}, monkeypatch)
+    for a, b in zip(shared.curve, trls.curve, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-3, abs=1e-5)
+    assert apart(shared.weights, trls.weights) < 1e-4
+
+
+# --- sampling -------------------------------------------------------------------------------------
+
+GREEDY = LogitsProcessorList([TopKLogitsWarper(1)])
+
+
+@EVERY
+def test_the_likeliest_text_is_that_of_generate(architecture):
+    model = made(architecture)
+    prompts = [prompt for prompt in PROMPTS for _ in range(3)]
+    found = sampled(model, prompts, [END], GREEDY, 12)
+    for prompt, completion in zip(prompts, found, strict=True):
+        told = model.generate(
+            torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            do_sample=False, max_new_tokens=12, eos_token_id=END, pad_token_id=0,
+        )  # fmt: skip
+        assert completion == told[0, len(prompt) :].tolist()
+
+
+def test_completions_are_drawn_as_often_as_the_model_says():
+    """Two tokens of a vocabulary of 9, each pair's frequency against its exact probability."""
+    model, n, heat = made("llama", size=9), 20_000, 1.5
+    warp = LogitsProcessorList([TemperatureLogitsWarper(heat)])
+    torch.manual_seed(0)
+    drawn = Counter(map(tuple, sampled(model, [[1, 2, 3]] * n, [END], warp, 2)))
+
+    def after(ids: list[int]) -> torch.Tensor:
+        return (model(torch.tensor([ids])).logits[0, -1] / heat).softmax(-1)
+
+    first = after([1, 2, 3])
+    expected = {(END,): first[END].item()}
+    for a in range(9):
+        if a != END:
+            second = after([1, 2, 3, a])
+            expected |= {(a, b): (first[a] * second[b]).item() for b in range(9)}
+    assert sum(expected.values()) == pytest.approx(1, abs=1e-5)
+    chi = sum((drawn[pair] - n * p) ** 2 / (n * p) for pair, p in expected.items())
+    assert chi < 120, "72 degrees of freedom: 3 in 10,000 are above"
+
+
+def test_each_completion_has_a_number_of_its_own():
+    torch.manual_seed(0)
+    drawn = sampled(made("llama"), [[1, 2]] * 200, [END], LogitsProcessorList(), 20)
+    assert len(set(map(tuple, drawn))) > 100
+    assert all(END not in one[:-1] for one in drawn)
+    assert {len(one) for one in drawn if one[-1] != END} <= {20}
+
+
+def test_prefixes_are_computed_once(inside):
+    model, rows = made("llama"), []
+    model.model.register_forward_pre_hook(
+        lambda _, __, given: rows.append(len(given["input_ids"])), with_kwargs=True
+    )
+    sampled(model, [prompt for prompt in PROMPTS for _ in range(8)], [END], GREEDY, 5)
+    assert rows == [3] * 5, "a group that says the same is one row"
+
+
+@given(st.integers(0, 2**32), st.integers(1, 6))
+def test_what_has_no_probability_is_never_drawn(seed, rows):
+    torch.manual_seed(seed)
+    scores = torch.randn(rows, 11)
+    barred = torch.rand(rows, 11) < 0.5
+    barred[:, 4] = False
+    row = torch.randint(rows, (50,))
+    token = draw(scores.masked_fill(barred, -torch.inf), row)
+    assert not barred[row, token].any()
+
+
+def test_the_same_seed_draws_the_same(inside):
+    def completions() -> torch.Tensor:
+        torch.manual_seed(3)
+        one = trainer()
+        return one._generate_and_score_completions(batch(one))["completion_ids"]
+
+    assert torch.equal(completions(), completions())
+
+
+# --- the merged copy ------------------------------------------------------------------------------
+
+
+def shifted(changes: dict):
+    one = trainer(changes)
+    torch.manual_seed(0)
+    for weight in one.model.parameters():
+        if weight.requires_grad:
+            weight.data += 0.05 * torch.randn_like(weight)
+    return one.model
+
+
+IDS = torch.tensor([[5, 6, 7, 8]])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_adapter_is_merged_while_sampling_and_leaves_no_trace(inside, dtype):
+    model = shifted({})
+    for weight in model.parameters():
+        if not weight.requires_grad:
+            weight.data = weight.data.to(dtype)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    with torch.no_grad(), torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
+        apart_from = model(IDS).logits
+    with merged(model) as alone, torch.no_grad():
+        assert all(weight.dtype == torch.float32 for weight in alone.parameters())
+        bound = 1e-4 if dtype == torch.float32 else 0.3
+        torch.testing.assert_close(alone(IDS).logits, apart_from.float(), atol=bound, rtol=bound)
+        assert not torch.equal(alone(IDS).logits, apart_from)
+    after = model.state_dict()
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
+    assert all(after[name].dtype == weight.dtype for name, weight in before.items())
+    with torch.no_grad(), torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
+        assert torch.equal(model(IDS).logits, apart_from)
+
+
+@pytest.mark.parametrize("lora", [{"use_dora": True}, {"target_modules": ["embed_tokens"]}],
+                         ids=["DoRA", "tied embeddings"])  # fmt: skip
+def test_an_adapter_that_is_no_plain_sum_stays_beside(inside, lora):
+    model = shifted({"lora": {**lora, "r": 4, "lora_alpha": 8}})
+    with torch.no_grad():
+        apart_from = model(IDS).logits
+        with merged(model) as same:
+            assert same is model and torch.equal(same(IDS).logits, apart_from)
+
+
+# --- where it does not apply ----------------------------------------------------------------------
+
+LEFT = {
+    "dropout": ({"lora": {"r": 4, "lora_dropout": 0.1, "target_modules": "all-linear"}},
+                ("sampling", "the loss")),
+    "activation_checkpointing": ({"trainer": {"activation_checkpointing": True}}, ("the loss",)),
+    "generation_kwargs": ({"trainer": {"generation_kwargs": {"no_repeat_ngram_size": 3}}},
+                          ("sampling",)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("why", LEFT)
+def test_what_is_left_to_trl_is_said_and_trains(inside, why, caplog):
+    changes, parts = LEFT[why]
+    caplog.set_level("INFO", "stages")
+    one = trainer(changes)
+    said = [r.getMessage() for r in caplog.records if "is not shared" in r.getMessage()]
+    assert len(said) == len(parts)
+    for part, line in zip(parts, said, strict=True):
+        assert f"in {part}, as there is {why}" in line
+    assert one.shares_sampling == ("sampling" not in parts)
+    assert one.shares_scoring == ("the loss" not in parts)
+    with nullcontext() if one.shares_sampling else pytest.raises(AssertionError):
+        assert calls_of_sampled(one) == 1
+
+
+def calls_of_sampled(one) -> int:
+    """How often its next batch is sampled here rather than by TRL."""
+    calls, own = [], shared_prompt.sampled
+
+    def counted(*arguments):
+        calls.append(1)
+        return own(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shared_prompt, "sampled", counted)
+        one._generate_and_score_completions(batch(one))
+    return len(calls)
+
+
+def test_attention_over_a_window_is_left_to_trl(inside):
+    one = trainer()
+    assert obstacles(one) == {"sampling": None, "the loss": None}
+    one.model.config.layer_types = ["sliding_attention"]
+    one.model.config.sliding_window = 4
+    assert set(obstacles(one).values()) == {"attention over a window, or none"}
+
+
+def test_it_can_be_switched_off(inside):
+    one = trainer({"shared_prompt": False})
+    assert not one.shares_sampling and not one.shares_scoring and not calls_of_sampled(one)
