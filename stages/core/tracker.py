@@ -4,6 +4,7 @@
 because the stage died; then it sends whatever files earlier trackers could not. Sending a file
 again does no harm: its run is found by the id saved beside it or by its tag, and MLflow drops a
 metric that has the same key, time, step and value. A stage that is gone is outlived by seconds.
+Artifacts come last: they may lie in another store (S3), whose loss must not keep metrics back.
 """
 
 import json
@@ -14,18 +15,27 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from hashlib import sha256
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
 
+from stages.core.errors import UserError
 from stages.core.files import cache_dir, replacing, root, write_text
+from stages.core.graph import md5
 
 EXPERIMENT = "grpo-pipeline"
 GRACE = 5  # seconds to go on sending when the stage is gone; the rest is sent with the next stage
+HOST = platform.node()
+HOW_TO_GET = (
+    "`git log --all --reverse -S {md5} -- dvc.lock` names its commit first; "
+    "`dvc get REPOSITORY {path} --rev COMMIT` fetches it"
+)
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "lm_eval", "dvc", "mlflow")
 
 
@@ -40,14 +50,19 @@ def main(path: Path, stage: int) -> None:
 
 
 def send_missed() -> None:
-    """Sends what earlier trackers could not."""
-    for missed in sorted(cache_dir("tracking").glob("*.jsonl")):
-        try:
-            with FileLock(f"{missed}.lock", timeout=0):
-                if missed.exists():
-                    report(missed, read(missed))
-        except Timeout:
-            continue  # another stage's tracker is at it
+    """Sends what earlier trackers could not. Each file is tried; the last error is raised."""
+    with ExitStack() as trials:
+        for missed in sorted(cache_dir("tracking").glob("*.jsonl"), reverse=True):
+            trials.callback(send, missed)  # called in the opposite order
+
+
+def send(missed: Path) -> None:
+    try:
+        with FileLock(f"{missed}.lock", timeout=0):
+            if missed.exists():
+                report(missed, read(missed))
+    except Timeout:
+        return  # another stage's tracker is at it
 
 
 def stage_is_gone(stage: int) -> threading.Event:
@@ -215,6 +230,7 @@ class MlflowRun:
         self.store = Store(start["tracking"]["uri"])
         self.client = self.store.client
         self.lineage = lineage(self.stage)
+        self.artifacts: list[dict] = []  # events that wait for the end
         with FileLock(cache_dir("tracking") / "parent.lock"):  # side-by-side stages make it once
             self.parent = self.saved(
                 cache_dir("tracking") / f"{start['pipeline']}.parent",
@@ -233,7 +249,7 @@ class MlflowRun:
     def new_parent(self, start: dict) -> str:
         name = start["tags"].get("dvc.experiment") or start["started"]
         tags = {**start["tags"], "pipeline": start["pipeline"],
-                "made.for": f"{start['pipeline']} on {platform.node()}"}  # fmt: skip
+                "made.for": f"{start['pipeline']} on {HOST}"}  # fmt: skip
         tags.pop("dvc.stage", None)
         return self.store.new_run(name, tags, start["params"], start["time"])
 
@@ -253,18 +269,34 @@ class MlflowRun:
         match event:
             case {"event": "metrics"}:
                 self.log_metrics(event)
-            case {"event": "artifact", "path": path}:
-                log = self.client.log_artifacts if Path(path).is_dir() else self.client.log_artifact
-                log(self.run, path)
-            case {"event": "table", "name": name, "rows": rows}:
-                self.log_table(name, rows)
             case {"event": "dataset"}:
                 self.log_dataset(event["path"], event["role"])
-            case {"event": "register", "model": model, "folder": folder}:
-                self.register(model, folder)
+            case {"event": "artifact" | "table" | "register"}:
+                self.artifacts.append(event)
             case {"event": "end", "status": status, "time": time}:
                 self.client.set_terminated(self.run, status, time)
                 self.client.set_terminated(self.parent, status, time)
+                self.store_artifacts()
+
+    def store_artifacts(self) -> None:
+        if self.artifacts:
+            require_client(self.client.get_run(self.run).info.artifact_uri)
+        for event in self.artifacts:
+            match event:
+                case {"event": "artifact"}:
+                    self.log_artifact(Path(event["path"]), event.get("md5"))
+                case {"event": "table", "name": name, "rows": rows}:
+                    self.log_table(name, rows)
+                case {"event": "register"}:
+                    self.register(event)
+
+    def log_artifact(self, path: Path, digest: str | None) -> None:
+        """Unless it is gone or another by now: this file may be sent hours after its stage."""
+        if digest and md5(path) != digest:
+            print(f"{path} is no longer that of {self.stage}'s run: not sent", file=sys.stderr)
+            return
+        log = self.client.log_artifacts if path.is_dir() else self.client.log_artifact
+        log(self.run, str(path))
 
     def log_metrics(self, event: dict) -> None:
         for run in [self.run, self.parent] if event.get("parent") else [self.run]:
@@ -286,14 +318,31 @@ class MlflowRun:
         role = InputTag("mlflow.data.context", role)
         self.client.log_inputs(self.run, [DatasetInput(dataset, [role])])
 
-    def register(self, model: str, folder: str) -> None:
-        """A model version that points at the folder; the weights are not copied."""
+    def register(self, event: dict) -> None:
+        """A model version that points at the folder; the weights are not copied.
+
+        A server refuses what lies on another machine, so that there it is DVC's: path and hash.
+        """
+        model, path, digest = event["model"], event["path"], event["md5"]
         if not self.client.search_registered_models(f"name = '{model}'"):
             self.client.create_registered_model(model)
         if self.client.search_model_versions(f"name = '{model}' and run_id = '{self.run}'"):
             return  # this file was sent before
-        made = self.client.create_model_version(model, Path(folder).as_uri(), self.run)
+        server = self.store.uri.startswith("http")
+        source = f"dvc:/{path}#{digest}" if server else Path(event["folder"]).as_uri()
+        made = self.client.create_model_version(
+            model, source, self.run, tags={"dvc.path": path, "dvc.md5": digest, "host": HOST},
+            description=HOW_TO_GET.format(path=path, md5=digest),
+        )  # fmt: skip
         self.client.set_registered_model_alias(model, "final", made.version)
+
+
+def require_client(artifacts: str) -> None:
+    """What this machine needs for the place where a run's artifacts go; a server needs nothing."""
+    if artifacts.startswith("s3:") and find_spec("boto3") is None:
+        raise UserError(
+            f"artifacts go to {artifacts}, and boto3 is not installed: `pip install .[s3]`"
+        )
 
 
 def also(name: str, start: dict) -> Any:

@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ import psutil
 from stages.core import launch
 from stages.core.errors import UserError
 from stages.core.files import cache_dir
+from stages.core.graph import md5
 from stages.core.params import Params, Tracking
 
 log = logging.getLogger("stages")
@@ -51,7 +53,7 @@ class Spool:
         self.write("metrics", values=values, step=0, parent=True)
 
     def artifact(self, path: Path) -> None:
-        self.write("artifact", path=str(path.resolve()))
+        self.write("artifact", path=str(path.resolve()), md5=md5(path))
 
     def table(self, name: str, rows: list[dict]) -> None:
         self.write("table", name=name, rows=rows)
@@ -60,7 +62,8 @@ class Spool:
         self.write("dataset", path=str(path), role=role)
 
     def register(self, model: str, folder: Path) -> None:
-        self.write("register", model=model, folder=str(folder.resolve()))
+        self.write("register", model=model, folder=str(folder.resolve()), path=str(folder),
+                   md5=md5(folder))  # fmt: skip
 
 
 @contextmanager
@@ -142,13 +145,15 @@ def is_dvc(process: psutil.Process) -> bool:
 
 
 def tags() -> dict[str, str]:
-    """Where a run's numbers come from: commit, dirtiness, experiment, stage, host, versions."""
+    """Where a run's numbers come from: commit, dirtiness, experiment, stage, host, who."""
     changed = git("status", "--porcelain", "--untracked-files=no")
     found = {
         "git.commit": git("rev-parse", "HEAD"),
         "git.dirty": "" if changed is None else str(bool(changed)).lower(),
         "dvc.stage": os.environ.get("DVC_STAGE"),
         "dvc.experiment": os.environ.get("DVC_EXP_NAME"),
+        "host": platform.node(),
+        "mlflow.user": git("config", "user.name"),
         "prefect.flow_run": os.environ.get("GRPO_PIPELINE_RUN"),
     }
     return {key: value for key, value in found.items() if value}

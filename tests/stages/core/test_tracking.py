@@ -15,8 +15,11 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from stages.core import tracker, tracking
+from stages.core.errors import UserError
+from stages.core.graph import md5
 from stages.core.tracking import flat, numbers
 
 
@@ -28,14 +31,16 @@ def runs(uri: str) -> dict:
 
 
 @contextmanager
-def server(port: int, folder: Path, store: str | None = None) -> Iterator[str]:
-    """A real MLflow server on its own store, or on the one named."""
+def server(
+    port: int, folder: Path, store: str | None = None, artifacts: tuple = (), **environment: str
+) -> Iterator[str]:
+    """A real MLflow server on stores of its own, or on the database and by the options given."""
     uri = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1",
                "--backend-store-uri", store or f"sqlite:///{folder}/server.db",
-               "--artifacts-destination", str(folder / "artifacts")]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                               start_new_session=True)  # fmt: skip
+               *(artifacts or ("--artifacts-destination", str(folder / "artifacts")))]  # fmt: skip
+    process = subprocess.Popen(command, env={**os.environ, **environment}, start_new_session=True,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
     try:
         for _ in range(240):
             with suppress(OSError):
@@ -114,6 +119,54 @@ def test_a_table_is_mlflows_own_and_arrives_once(params, here):
     again.handle({"event": "table", "name": "results.json", "rows": rows})
     table = json.loads(Path(client.download_artifacts(run.info.run_id, "results.json")).read_text())
     assert len(table["data"]) == 2, "MLflow's own log_table would have added the rows again"
+
+
+def test_a_model_is_registered_by_what_dvc_calls_it_where_a_server_refuses_files(params, here):
+    (here / "models").mkdir()
+    (here / "models/weights").write_text("0")
+    with server(free_port(), here) as uri:
+        with tracking.tracked("report", params(uri)) as spool:
+            spool.register("policy", Path("models"))
+        version = MlflowClient(uri).get_model_version_by_alias("policy", "final")
+    assert version.source == f"dvc:/models#{md5(Path('models'))}"
+    assert version.tags["dvc.path"] == "models"
+    assert not list(here.glob(".cache/tracking/*.jsonl"))
+
+
+def test_what_cannot_be_sent_keeps_nothing_else_back(params, here):
+    lost, uri = f"http://127.0.0.1:{free_port()}", f"sqlite:///{here}/store.db"
+    with tracking.tracked("audit", params(lost)) as spool:
+        spool.metrics({"loss": 1.0}, step=1)
+    [first] = here.glob(".cache/tracking/*.jsonl")
+    first.with_name("later.jsonl").write_text(first.read_text().replace(lost, uri))
+    with pytest.raises(MlflowException):
+        tracker.send_missed()
+    assert list(here.glob(".cache/tracking/*.jsonl")) == [first]
+    assert runs(uri)["audit"].data.metrics == {"loss": 1.0}
+
+
+def test_an_artifact_that_is_another_by_now_is_not_taken_for_the_runs(params, here):
+    lost, uri = f"http://127.0.0.1:{free_port()}", f"sqlite:///{here}/store.db"
+    for name in ("same", "changed", "gone"):
+        Path(name).write_text("1")
+    with tracking.tracked("report", params(lost)) as spool:
+        for name in ("same", "changed", "gone"):
+            spool.artifact(Path(name))
+    Path("changed").write_text("2")
+    Path("gone").unlink()
+    [left] = here.glob(".cache/tracking/*.jsonl")
+    left.write_text(left.read_text().replace(lost, uri))
+    tracker.send_missed()
+    run = runs(uri)["report"].info
+    assert [a.path for a in MlflowClient(uri).list_artifacts(run.run_id)] == ["same"]
+    assert run.status == "FINISHED" and not list(here.glob(".cache/tracking/*.jsonl"))
+
+
+def test_artifacts_on_s3_say_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "boto3", None)  # as where it is not installed
+    with pytest.raises(UserError, match=r"pip install \.\[s3\]"):
+        tracker.require_client("s3://team/mlflow/1")
+    tracker.require_client("mlflow-artifacts:/1")
 
 
 def start_of(stage: str, uri: str, run: str) -> dict:
