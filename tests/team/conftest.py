@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT, TINY, Project, merged
+from tests.stages.core.conftest import params  # noqa: F401
 from tests.stages.core.test_tracking import free_port, server
 
 BUCKET = "team"
@@ -121,8 +122,8 @@ class Team(NamedTuple):
 def team(s3: S3, mlflow_server: str, tmp_path_factory) -> Team:
     raw = yaml.safe_load((ROOT / "params.yaml").read_text())
     folder = tmp_path_factory.mktemp("team")
-    params = merged(merged(raw, TINY), {"tracking": {"uri": mlflow_server}})
-    project = Project(folder / "first", params)
+    values = merged(merged(raw, TINY), {"tracking": {"uri": mlflow_server}})
+    project = Project(folder / "first", values)
     origin = folder / "origin.git"
     project.run("git", "init", "--quiet", "--bare", "-b", "main", str(origin))
     project.run("git", "remote", "add", "origin", str(origin))
