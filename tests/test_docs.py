@@ -61,7 +61,7 @@ def test_every_test_named_for_grpo_is_there():
 
 
 def test_what_scaling_shows_is_accepted(raw):
-    text = (ROOT / "docs/scaling.md").read_text()
+    text, _, team = (ROOT / "docs/scaling.md").read_text().partition("\n## A team\n")
     launch, rollouts = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     assert params.validate(merged(raw, yaml.safe_load(launch)), "docs/scaling.md").launch.processes
     for line in rollouts.splitlines():
@@ -70,3 +70,7 @@ def test_what_scaling_shows_is_accepted(raw):
         assert shown["trainer"].items() <= loaded.trainer.items()
     for file in re.findall(r"`(\w+\.yaml)`", text):
         assert (ROOT / "presets/accelerate" / file).exists()
+    [tracking] = re.findall(r"```yaml\n(tracking:.*?)```", team, re.DOTALL)
+    shown = yaml.safe_load(tracking)
+    loaded = params.validate(merged(raw, shown), "docs/scaling.md").tracking
+    assert loaded.uri == shown["tracking"]["uri"]
