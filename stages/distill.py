@@ -55,6 +55,7 @@ def body(params: Params, run: Run, suffix: str = "") -> dict:
         "parameters": models.parameters(trained),
         "method": distill.method,
         **counts,
+        "rows": len(lessons),
         **run.last("loss", "tokens"),
         "findings": run.findings,
     }
