@@ -31,6 +31,7 @@ from stages.reporting.page import (
     Table,
     Text,
     Verdicts,
+    anchor,
 )
 from stages.reporting.pairs import Pair
 from stages.reporting.scores import MODELS
@@ -325,10 +326,6 @@ def interval(values: tuple[float, float, float]) -> str:
     """A difference with its interval, unless all problems have the same: then there is none."""
     difference, low, high = values
     return f"{difference:+.3f}" + (f" [{low:+.3f}, {high:+.3f}]" if low < high else "")
-
-
-def anchor(pair: Pair, kind: str) -> str:
-    return page.slug(pair.task, pair.before, pair.after, kind)
 
 
 def curves(weights: dict[str, float]) -> list:

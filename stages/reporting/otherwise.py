@@ -6,6 +6,7 @@ All have the same size, first weights, steps and seed; only what they are taught
 from typing import NamedTuple
 
 from stages.reporting import pairs, scores
+from stages.reporting.page import Cell, Link, anchor
 from stages.reporting.pairs import Pair
 
 MAIN = "student"  # the one of distill.method
@@ -22,7 +23,7 @@ def taught(training: dict) -> Taught:
     """As its training's metrics say; too few verified samples make demonstrations of them."""
     method, rows = training["method"], training.get("rows")
     if rows is not None and rows != training["kept"]:
-        method = f"{method}, too few of them: demonstrations"
+        method = f"{method} (too few: demonstrations)"
     return Taught(method, rows)
 
 
@@ -39,7 +40,7 @@ def against_main(samples: dict[str, dict[str, list[dict]]], others: list[str]) -
 
 def table(
     found: dict[str, dict], tasks: list[str], students: dict[str, Taught], against: list[Pair]
-) -> scores.Rows:
+) -> list[list[Cell]]:
     """A row a student, the main one first: its scores, and the difference to the main one.
 
     Args:
@@ -50,7 +51,7 @@ def table(
             "gained", "lost", "McNemar p"]  # fmt: skip
     pair_of = {(pair.task, pair.after): pair for pair in against}
     listed = scores.entries({model: found[model] for model in students}, tasks)
-    rows = [head]
+    rows: list[list[Cell]] = [head]
     for task, model, score in listed:
         method, given = students[model]
         rows.append([
@@ -60,18 +61,20 @@ def table(
     return scores.with_task(rows, [task for task, _, _ in listed])
 
 
-def difference(pair: Pair | None) -> list[str]:
+def difference(pair: Pair | None) -> list[Cell]:
     if pair is None:
         return ["", "", "", ""]
-    return [pairs.points(pair), str(len(pair.gained)), str(len(pair.lost)), f"{pair.p:.2g}"]
+    flips = [Link(str(len(both)), anchor(pair, kind))
+             for kind, both in (("gained", pair.gained), ("lost", pair.lost))]  # fmt: skip
+    return [pairs.points(pair), *flips, f"{pair.p:.2g}"]
 
 
 def verdicts(students: dict[str, Taught], against: list[Pair]) -> list[tuple[str, str]]:
     """(verdict, one sentence) on each of the others."""
     main, said = students[MAIN].method, {"within noise": "not shown to differ"}
     return [
-        (pair.verdict, f"Taught by {students[pair.after].method} rather than by {main}, the same "
-                       f"student is {said.get(pair.verdict, pair.verdict)} on {pair.task}: "
-                       f"{pairs.points(pair)}.")
+        (pair.verdict, f"Taught by the method {students[pair.after].method} rather than {main}, "
+                       f"the same student is {said.get(pair.verdict, pair.verdict)} on "
+                       f"{pair.task}: {pairs.points(pair)}.")
         for pair in against
     ]  # fmt: skip

@@ -12,7 +12,7 @@ def test_a_student_is_called_by_what_it_was_really_taught_from():
     verified = {"method": "verified", "kept": 7, "sampled": 90}
     assert otherwise.taught({**verified, "rows": 7}) == Taught("verified", 7)
     fallen_back = otherwise.taught({**verified, "rows": 8000})
-    assert fallen_back == Taught("verified, too few of them: demonstrations", 8000)
+    assert fallen_back == Taught("verified (too few: demonstrations)", 8000)
     assert otherwise.taught(verified) == Taught("verified", None), "metrics of an older version"
 
 
@@ -27,7 +27,7 @@ def test_the_others_are_held_against_the_main_student_on_each_task():
     students = {"student": Taught("verified", 3838), "student-logits": Taught("logits", None)}
     worse, better = otherwise.verdicts(students, against)
     assert worse[0] == "worse" and better[0] == "better"
-    said = "Taught by logits rather than by verified, the same student is worse on gsm8k: -50.0 "
+    said = "Taught by the method logits rather than verified, the same student is worse on "
     assert worse[1].startswith(said)
 
     found = {model: {"gsm8k": PLAIN, "math": PLAIN} for model in students}
@@ -37,4 +37,7 @@ def test_the_others_are_held_against_the_main_student_on_each_task():
         ["gsm8k", "verified", "3,838"], ["gsm8k", "logits", ""],
         ["math", "verified", "3,838"], ["math", "logits", ""],
     ]  # fmt: skip
-    assert table[1][-4:] == ["", "", "", ""] and table[2][-3:-1] == ["0", "20"]
+    assert table[1][-4:] == ["", "", "", ""] and [link.text for link in table[2][-3:-1]] == [
+        "0",
+        "20",
+    ]
