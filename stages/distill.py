@@ -3,11 +3,16 @@
 By default the GRPO model answers training prompts, and the reward's own verdict decides which
 completions are kept (verified sequence-level distillation, after https://arxiv.org/abs/1606.07947);
 teacher and student need no common tokenizer. The other methods: docs/distillation.md.
+
+As a stage: `python -m stages.distill`; `python -m stages.distill METHOD` teaches the same student
+by a method of report.compare, for the report.
 """
 
 import random
 import re
+import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +21,7 @@ from stages.core.batches import Batches, Ids, seed_at
 from stages.core.errors import UserError
 from stages.core.files import read_rows, write_rows
 from stages.core.grade import grades
-from stages.core.params import MATCHED, Distill, Params
+from stages.core.params import MATCHED, METHODS, Distill, Method, Params
 from stages.core.stage import Run
 
 if TYPE_CHECKING:
@@ -31,31 +36,39 @@ LATE = 0.25  # share of grpo's steps whose rollouts are used again
 OF_SAMPLES = ("verified", "unverified", "logits")  # methods for which the teacher samples
 
 
-def body(params: Params, run: Run) -> dict:
+def body(params: Params, run: Run, suffix: str = "") -> dict:
+    """`suffix` is what the names of all that is written end in."""
     from stages.core import models, student
 
     distill = params.distill
     tokenizer = models.load_tokenizer(TEACHER)
     student.require_fitting(params, TEACHER, tokenizer)
-    lessons, counts = material(params, run, tokenizer)
+    lessons, counts = material(params, run, tokenizer, suffix)
     pupil, own_tokenizer = student.new(params, TEACHER, tokenizer)
     run.progress.restart()
     trained = train(pupil, own_tokenizer, lessons, params, run)
     if not launch.first():
         return {}
-    models.save_model(trained, own_tokenizer, OUT)
-    run.write_curve(CURVE)
+    models.save_model(trained, own_tokenizer, OUT.with_stem(OUT.stem + suffix))
+    run.write_curve(CURVE.with_stem(CURVE.stem + suffix))
     return {
         "parameters": models.parameters(trained),
         "method": distill.method,
         **counts,
+        "rows": len(lessons),
         **run.last("loss", "tokens"),
         "findings": run.findings,
     }
 
 
+def otherwise(method: Method, params: Params, run: Run) -> dict:
+    """The same student by another method; all else is as it is."""
+    distill = params.distill.model_copy(update={"method": method})
+    return body(params.model_copy(update={"distill": distill}), run, f"-{method}")
+
+
 def material(
-    params: Params, run: Run, tokenizer: "PreTrainedTokenizerBase"
+    params: Params, run: Run, tokenizer: "PreTrainedTokenizerBase", suffix: str = ""
 ) -> tuple[list[dict], dict[str, int]]:
     """The rows that the student is trained on, and what the teacher's sampling gave."""
     distill, samples = params.distill, []
@@ -67,9 +80,10 @@ def material(
     if distill.method in OF_SAMPLES:
         pairs = list(sampled(lessons, tokenizer, params, run))
         samples = launch.once(lambda: verified(pairs, params))
+    path = SAMPLES.with_stem(SAMPLES.stem + suffix)
     if launch.first():
-        write_rows(SAMPLES, samples)
-    run.artifact(SAMPLES)
+        write_rows(path, samples)
+    run.artifact(path)
     counts = {"sampled": len(samples), "verified": sum(sample["correct"] for sample in samples)}
     if distill.method in OF_SAMPLES:
         taken = [s for s in samples if s["correct"] or distill.method != "verified"]
@@ -237,5 +251,12 @@ def enough(kept: list[dict], distill: Distill) -> list[dict]:
     )
 
 
+def main() -> None:
+    if len(sys.argv) == 2 and (method := sys.argv[1]) in METHODS:
+        stage.main(f"distill_also@{method}", partial(otherwise, method))
+    else:
+        stage.main("distill", body)
+
+
 if __name__ == "__main__":
-    stage.main("distill", body)
+    main()

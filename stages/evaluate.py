@@ -1,6 +1,7 @@
 """evaluate: one model on the held-out problems, through lm-eval.
 
-As a stage: `python -m stages.evaluate MODEL`, where MODEL is base, sft, control, grpo or student.
+As a stage: `python -m stages.evaluate MODEL`, where MODEL is base, sft, control, grpo, student, or
+one of report.compare: `student-demonstrations`.
 `control` is the SFT model made to show its working: its completion is barred from opening with the
 answer. With options instead, any model on any rows (stages/standalone.py).
 
@@ -24,12 +25,13 @@ from stages.core.errors import UserError
 from stages.core.files import read_rows, write_json, write_rows
 from stages.core.grade import Grade, flexible, grades
 from stages.core.harness import Completion
-from stages.core.params import Params
+from stages.core.params import METHODS, Params
 from stages.core.progress import Progress
 from stages.core.stage import Run
 from stages.core.statistics import maj_at_k, mean_interval, pass_at_k, standard_error, wilson
 
 FOLDERS = {"base": "base", "sft": "sft", "control": "sft", "grpo": "grpo", "student": "student"}
+ALSO = {f"student-{method}": method for method in METHODS}  # those that report.compare may name
 SHOTS = Path("data/shots.jsonl")
 HIGH_REWARD = 0.8
 
@@ -48,7 +50,7 @@ def body(model: str, params: Params, run: Run) -> dict:
     rows = list(read_rows(data))[: params.evaluate.num_samples]
     if not rows:
         raise UserError(f"{data} has no rows: raise task.{params.evaluate.split} in params.yaml")
-    folder = Path("models", FOLDERS[model])
+    folder = Path("models", FOLDERS.get(model, model))
     batches = Batches(resume.folder(run.name) / launch.apart("batches.jsonl"))
     result = evaluated(folder, rows, params, run.progress, model == "control", batches)
     if result is None:
@@ -228,9 +230,9 @@ def save(result: Result, folder: Path, name: str) -> None:
 
 
 def main() -> None:
-    if len(sys.argv) == 2 and sys.argv[1] in FOLDERS:
-        model = sys.argv[1]
-        stage.main(f"evaluate@{model}", lambda params, run: body(model, params, run))
+    if len(sys.argv) == 2 and (model := sys.argv[1]) in (*FOLDERS, *ALSO):
+        name = f"evaluate_also@{ALSO[model]}" if model in ALSO else f"evaluate@{model}"
+        stage.main(name, partial(body, model))
     elif len(sys.argv) == 2 and not sys.argv[1].startswith("-"):
         sys.exit(f"evaluate: there is no model {sys.argv[1]}: say {', '.join(FOLDERS)}, or --help")
     else:  # no import: what the stage makes does not hang on that file

@@ -32,7 +32,7 @@ import psutil
 import yaml
 from pydantic import ValidationError
 
-from stages.core import graph, last_run, memory
+from stages.core import graph, last_run, launch, memory
 from stages.core import params as parameters
 from stages.core.errors import UserError
 from stages.core.files import read_rows
@@ -236,10 +236,20 @@ def stages(given: Setting) -> Iterator[tuple[str, dict[str, Any]]]:
                     "memory": given.model and merge_memory(given)}  # fmt: skip
     yield "distill", {"settings": distill_settings(params.distill, given),
                       "memory": given.model and distill_memory(given)}  # fmt: skip
-    for name, folder in evaluated().items():
-        yield f"evaluate@{name}", {"settings": evaluate_settings(given),
-                                   "memory": evaluate_memory(given, folder)}  # fmt: skip
+    others = {f"distill_also@{method}": by(method, given) for method in params.report.compare}
+    for name, other in others.items():
+        yield name, {"settings": distill_settings(other.params.distill, other),
+                     "memory": given.model and distill_memory(other)}  # fmt: skip
+    for name, folder in evaluated(params).items():
+        yield name, {"settings": evaluate_settings(given),
+                     "memory": evaluate_memory(given, folder)}  # fmt: skip
     yield "report", {"settings": {}, "memory": None}
+
+
+def by(method: str, given: Setting) -> Setting:
+    """The same student, taught by another method."""
+    distill = given.params.distill.model_copy(update={"method": method})
+    return given._replace(params=given.params.model_copy(update={"distill": distill}))
 
 
 def known(settings: dict[str, Any]) -> dict[str, Any]:
@@ -334,9 +344,12 @@ def evaluate_settings(given: Setting) -> dict[str, Any]:
     })  # fmt: skip
 
 
-def evaluated() -> dict[str, str]:
-    """What is evaluated -> its model folder, as dvc.yaml lists it."""
-    return graph.declared().get("evaluate", {}).get("foreach", {})
+def evaluated(params: Params) -> dict[str, str]:
+    """Stage that evaluates -> its model folder, as dvc.yaml and report.compare list them."""
+    own = graph.declared().get("evaluate", {}).get("foreach", {})
+    named = {f"evaluate@{model}": folder for model, folder in own.items()}
+    others = params.report.students.items()
+    return named | {f"evaluate_also@{how}": f"models/{student}" for student, how in others}
 
 
 # --- their memory ---------------------------------------------------------------------------------
@@ -449,7 +462,7 @@ def distill_memory(given: Setting) -> dict[str, int] | None:
 
 
 def evaluate_memory(given: Setting, folder: str) -> dict[str, int] | None:
-    of_student = Path(folder).name == "student"
+    of_student = Path(folder).name.startswith("student")
     model = given.student if of_student else given.model
     if model is None:
         return None
@@ -488,7 +501,7 @@ def time(
     then = last_run.params(stage, entry)
     if last is None or then is None or params is None:
         return {"last": last, "estimate": None}
-    name = stage.partition("@")[0]
+    name = launch.module(stage)
     before = now = 1
     if name in ("sft", "grpo", "distill", "evaluate"):
         section, recorded = getattr(params, name), then.get(name, {})

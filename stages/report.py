@@ -18,7 +18,8 @@ from stages.core.files import read_rows, write_json, write_text
 from stages.core.params import Params
 from stages.core.stage import Run
 from stages.core.tracking import flat
-from stages.reporting import charts, lineage, page, pairs, scores, training
+from stages.reporting import charts, lineage, otherwise, page, pairs, scores, training
+from stages.reporting.lineage import Source
 from stages.reporting.page import (
     Alarm,
     Badge,
@@ -30,6 +31,7 @@ from stages.reporting.page import (
     Table,
     Text,
     Verdicts,
+    anchor,
 )
 from stages.reporting.pairs import Pair
 from stages.reporting.scores import MODELS
@@ -42,32 +44,46 @@ Samples = dict[str, dict[str, list[dict]]]  # task -> model -> rows
 
 
 def body(params: Params, run: Run) -> dict:
-    found = {model: evaluated(model) for model in MODELS}
+    evaluations = stages_of(params)
+    every = {model: evaluated(model, name) for model, name in evaluations.items()}
+    found = {model: every[model] for model in MODELS}
     tasks = scores.tasks_of(found)
     if not tasks:
         raise UserError("metrics/evaluate/*.json name no task: `dvc repro` runs the evaluation")
-    samples = by_task({model: read_samples(model, tasks) for model in MODELS}, tasks)
+    all_samples = by_task({model: read_samples(model, tasks) for model in evaluations}, tasks)
+    samples = {task: {model: rows[model] for model in MODELS}
+               for task, rows in all_samples.items()}  # fmt: skip
     compared = pairs.all_pairs(samples)
+    against = otherwise.against_main(all_samples, list(params.report.students))
+    source = lineage.read(evaluations.values())
+    spent = stage_metrics(source)
     weights = {name: reward.weight for name, reward in params.grpo.rewards.items()}
 
     blocks = [
         *verdicts(found, compared),
         *results(found, tasks, samples, compared),
+        *taught_otherwise(params, every, tasks, against),
         *curves(weights),
-        *diagnosis(),
-        *cost(),
-        *origins(),
-        *flips(compared),
+        *diagnosis(spent),
+        *cost(spent),
+        *origins(evaluations, source),
+        *flips([*compared, *against]),
     ]
     title = f"{', '.join(tasks)}: base, SFT, GRPO, student"
     write_text(REPORTS / "report.md", page.markdown(title, blocks))
     write_text(REPORTS / "report.html", page.page(title, blocks))
-    write_text(REPORTS / "table.txt", plain(scores.brief(found, tasks)))
-    write_json(REPORTS / "summary.json", summary(found, tasks, compared))
-    hand_over(run, found, tasks)
+    write_text(REPORTS / "table.txt", plain(scores.brief(every, tasks)))
+    write_json(REPORTS / "summary.json", summary(every, tasks, [*compared, *against], spent))
+    hand_over(run, every, tasks)
     if params.report.fail_if_worse and (harm := pairs.alarm(compared)):
         raise UserError(f"{harm}: see {REPORTS}/report.html, or set report.fail_if_worse to false")
     return {}
+
+
+def stages_of(params: Params) -> dict[str, str]:
+    """Model -> the DVC stage that evaluates it; without what report.compare no longer names."""
+    others = {model: f"evaluate_also@{how}" for model, how in params.report.students.items()}
+    return {**{model: f"evaluate@{model}" for model in MODELS}, **others}
 
 
 def metrics(name: str) -> dict:
@@ -82,12 +98,12 @@ def metrics(name: str) -> dict:
         ) from None
 
 
-def evaluated(model: str) -> dict:
+def evaluated(model: str, evaluation: str) -> dict:
     """A model's metrics, with the standard errors and intervals that stand beside its samples.
 
     `pass@8` of a task gets `pass@8_low`, `pass@8_high` and `pass@8_stderr`.
     """
-    found, path = metrics(f"evaluate/{model}"), Path(f"samples/{model}.json")
+    found, path = metrics(evaluation.replace("@", "/")), Path(f"samples/{model}.json")
     measures = json.loads(path.read_text()) if path.exists() else {}
     for task in measures.keys() & found.keys():
         found[task] |= {
@@ -127,7 +143,7 @@ def hand_over(run: Run, found: Scores, tasks: list[str]) -> None:
     run.register("grpo-student", Path("models/student"))
 
 
-def summary(found: Scores, tasks: list[str], compared: list[Pair]) -> dict:
+def summary(found: Scores, tasks: list[str], compared: list[Pair], spent: dict[str, dict]) -> dict:
     """Parameters and scores of each model, the comparisons, and each stage's wall seconds."""
     models = {
         model: {
@@ -137,7 +153,7 @@ def summary(found: Scores, tasks: list[str], compared: list[Pair]) -> dict:
         for model, score in found.items()
     }
     report = round(time.time() - psutil.Process().create_time(), 2)
-    seconds = {name: spent["seconds"] for name, spent in stage_metrics().items()}
+    seconds = {name: values["seconds"] for name, values in spent.items()}
     return {
         "models": models,
         "pairs": pairs.as_metrics(compared),
@@ -150,12 +166,14 @@ def values(entry: dict) -> dict:
     return {k: v for k, v in entry.items() if not k.endswith(("_low", "_high", "_stderr"))}
 
 
-def stage_metrics() -> dict[str, dict]:
-    """DVC stage -> its metrics; this one has none yet."""
-    return {
-        "@".join(path.relative_to("metrics").with_suffix("").parts): json.loads(path.read_text())
+def stage_metrics(source: Source) -> dict[str, dict]:
+    """DVC stage -> its metrics, of the stages that there are now; this one has none yet."""
+    found = {
+        "@".join(path.relative_to("metrics").with_suffix("").parts): path
         for path in sorted(Path("metrics").rglob("*.json"))
-        if path.stem != "report"
+    }
+    return {
+        name: json.loads(path.read_text()) for name, path in found.items() if name in source.nodes
     }
 
 
@@ -258,6 +276,26 @@ def results(found: Scores, tasks: list[str], samples: Samples, compared: list[Pa
     return blocks
 
 
+def taught_otherwise(params: Params, found: Scores, tasks: list[str], against: list[Pair]) -> list:
+    """The same student by the methods of report.compare; nothing where that is empty."""
+    if not params.report.compare:
+        return []
+    others = params.report.students.items()
+    students = {otherwise.MAIN: otherwise.taught(metrics("distill"))} | {
+        model: otherwise.taught(metrics(f"distill_also/{how}")) for model, how in others
+    }
+    return [
+        Heading("The same student, taught otherwise", "otherwise"),
+        Verdicts(otherwise.verdicts(students, against)),
+        Table(otherwise.table(found, tasks, students, against)),
+        Note(
+            "Differences to the first student on the same problems, judged as above. Size, first "
+            "weights, steps and seed are the same. Each was trained once: how much another seed "
+            "would change is in none of the intervals."
+        ),
+    ]
+
+
 def of_level(models: dict[str, list[dict]], level: str) -> dict[str, list[dict]]:
     return {
         model: [row for row in rows if str(row.get("level")) == level]
@@ -288,10 +326,6 @@ def interval(values: tuple[float, float, float]) -> str:
     """A difference with its interval, unless all problems have the same: then there is none."""
     difference, low, high = values
     return f"{difference:+.3f}" + (f" [{low:+.3f}, {high:+.3f}]" if low < high else "")
-
-
-def anchor(pair: Pair, kind: str) -> str:
-    return page.slug(pair.task, pair.before, pair.after, kind)
 
 
 def curves(weights: dict[str, float]) -> list:
@@ -332,9 +366,8 @@ def drawn(name: str, shows: str, panels: list[training.Panel]) -> Charts:
     return Charts(f"{name}.png", shows, svgs)
 
 
-def diagnosis() -> list:
+def diagnosis(found: dict[str, dict]) -> list:
     """What was found while the models trained, with the remedy, and the targets of GRPO."""
-    found = stage_metrics()
     findings = training.finding_table(found)
     blocks: list = [Heading("What the doctor found", "doctor")]
     blocks.append(Table(findings) if len(findings) > 1 else Text("Nothing."))
@@ -344,11 +377,10 @@ def diagnosis() -> list:
     return blocks
 
 
-def cost() -> list:
+def cost(spent: dict[str, dict]) -> list:
     """What each stage took, as far as its metrics say; this one's seconds are in summary.json."""
     columns = {"seconds": "seconds", "tokens": "tokens", "peak_memory_mb": "peak memory, MB",
                "peak_gpu_memory_mb": "peak GPU memory, MB"}  # fmt: skip
-    spent = stage_metrics()
     there = [key for key in columns if any(key in values for values in spent.values())]
     rows = [["stage", *(columns[key] for key in there)]]
     rows += [
@@ -360,18 +392,18 @@ def cost() -> list:
     return [Heading("Cost", "cost"), Table(rows)]
 
 
-def origins() -> list:
+def origins(evaluations: dict[str, str], source: Source) -> list:
     """The lineage of every model's numbers."""
-    source = lineage.read(f"evaluate@{model}" for model in MODELS)
     return [
         Heading("Where the numbers come from", "lineage"),
-        *(Folded(model, [Table(lineage.rows(model, source))]) for model in MODELS),
+        *(Folded(model, [Table(lineage.rows(name, source))])
+          for model, name in evaluations.items()),
         Note(
             "md5 of the files as they lay here when this was written, in DVC's form: a folder's "
             "ends in .dir. Parameters and code: the md5 of JSON with all their values, and with "
             "all files' paths and hashes."
         ),
-    ]
+    ]  # fmt: skip
 
 
 def flips(compared: list[Pair]) -> list:

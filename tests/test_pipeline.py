@@ -217,3 +217,34 @@ def test_mistakes_end_in_one_line_and_leave_nothing(done):
     assert "Traceback" not in output
     (folder / "elsewhere").rename(folder / "models/sft")
     assert not list(folder.rglob(".*.new"))
+
+
+def test_the_same_student_is_taught_otherwise_and_nothing_else_runs_again(done):
+    project, _ = done
+    also = {"distill_also@demonstrations", "evaluate_also@demonstrations"}
+    setting = ["-n", "otherwise", "-S", "report.compare=[demonstrations]"]
+    assert ran(project.dvc("exp", "run", *setting)) == also | {"report"}
+    summary = json.loads((project.folder / "reports/summary.json").read_text())
+    assert list(summary["models"]) == [*MODELS, "student-demonstrations"]
+    pair = summary["pairs"]["arithmetic"]["student-student-demonstrations"]
+    assert (pair["gained"], pair["lost"]) == (0, 0), "too few were verified: the same student"
+    section = (project.folder / "reports/report.md").read_text().partition("taught otherwise")[2]
+    assert "| verified (too few: demonstrations) | 64 |" in section
+    assert "| demonstrations | 64 |" in section
+    assert "Nothing changed" in project.stage("stages.why")
+
+    with sqlite3.connect(project.folder / "mlflow.db") as store:
+        names = {name for (name,) in store.execute("select name from runs")}
+        tags = dict(store.execute(
+            "select t.key, t.value from tags t join runs r on r.run_uuid = t.run_uuid"
+            " where r.name = 'otherwise'"
+        ))  # fmt: skip
+    assert also <= names
+    assert {"stage.distill_also.demonstrations", "stage.distill"} <= set(tags)
+
+    project.run("git", "checkout", "HEAD", "--", "params.yaml", "dvc.lock")
+    assert ran(project.dvc("repro")) <= {"report"}
+    assert (project.folder / "samples/student-demonstrations.jsonl").exists()
+    summary = json.loads((project.folder / "reports/summary.json").read_text())
+    assert list(summary["models"]) == MODELS and set(summary["seconds"]) == ALL
+    assert "taught otherwise" not in (project.folder / "reports/report.md").read_text()

@@ -281,6 +281,7 @@ def test_a_process_starts_others_only_where_several_are_asked_for(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     two = parameters.Launch(processes=2)
     assert launch.to_start("sft", two) and launch.to_start("evaluate@grpo", two)
+    assert launch.to_start("distill_also@logits", two)
     assert not launch.to_start("merge", two)
     assert not launch.to_start("sft", parameters.Launch())
     assert launch.to_start("sft", parameters.Launch(accelerate="presets/accelerate/fsdp2.yaml"))

@@ -52,7 +52,11 @@ def of_stage(stage: str, values: dict) -> "Node":
     Raises:
         UserError: dvc.yaml has none of that name.
     """
-    nodes = expanded(declared(), values)
+    stages = declared()
+    nodes = expanded(stages, values)
+    group, _, item = stage.partition("@")
+    if stage not in nodes and isinstance(each := stages.get(group, {}).get("foreach"), str):
+        raise UserError(f"params.yaml does not name {item} in {each.strip('${} ')}: add it there")
     if stage not in nodes:
         raise UserError(f"dvc.yaml has no stage {stage}: add it; {MEND}")
     return nodes[stage]
@@ -66,6 +70,8 @@ def expanded(stages: dict[str, dict], values: dict) -> dict[str, Node]:
         if each is None:
             nodes[name] = node(name, entry, values)
             continue
+        if isinstance(each, str):  # `${report.compare}`
+            each = value_at(values, each.strip("${} ")) or []
         items = each if isinstance(each, dict) else {str(item): item for item in each}
         for key, item in items.items():
             known = {**values, "key": key, "item": item}

@@ -134,7 +134,12 @@ def to_start(stage: str, asked: "Launch") -> bool:
     """Whether this process is to start the stage's processes rather than to be one of them."""
     here = "WORLD_SIZE" in os.environ or STARTED in os.environ
     several = asked.processes > 1 or asked.accelerate is not None
-    return stage.partition("@")[0] in STAGES and several and not here
+    return module(stage) in STAGES and several and not here
+
+
+def module(stage: str) -> str:
+    """The file of stages/ that is a stage's recipe: `distill_also@logits` is distill, too."""
+    return stage.partition("@")[0].removesuffix("_also")
 
 
 def start(stage: str, asked: "Launch") -> int:
@@ -149,8 +154,7 @@ def start(stage: str, asked: "Launch") -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
-    module, *arguments = stage.split("@")
-    program = ["-m", f"stages.{module}", *arguments]
+    program = ["-m", f"stages.{module(stage)}", *sys.argv[1:]]
     try:
         if asked.accelerate is None:
             torchrun(asked.processes, program)
@@ -184,12 +188,12 @@ def join(stage: str, asked: "Launch") -> None:
     Raises:
         UserError: there are more or fewer of them than were asked for, or than there are GPUs.
     """
-    expected = asked.processes if stage.partition("@")[0] in STAGES else 1
+    expected = asked.processes if module(stage) in STAGES else 1
     if world() != expected:
         raise UserError(
             f"launch.processes asks for {expected}, and {world()} started: set it to {world()}, or "
             f"start {expected}"
-            if stage.partition("@")[0] in STAGES
+            if module(stage) in STAGES
             else f"it runs in one process, and {world()} started: start it without torchrun"
         )
     if world() == 1 and asked.accelerate is None:

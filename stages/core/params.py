@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import astuple
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -302,11 +302,13 @@ class Student(Section):
         return self
 
 
+Method = Literal["verified", "unverified", "demonstrations", "logits", "on_policy"]
+METHODS = get_args(Method)
 MATCHED = ("logits", "on_policy")  # methods that compare distributions over the next token
 
 
 class Distill(Training):
-    method: Literal["verified", "unverified", "demonstrations", "logits", "on_policy"] = "verified"
+    method: Method = "verified"
     student: Student
     samples_per_prompt: Count
     keep: Count | None = None
@@ -342,6 +344,20 @@ class Evaluate(Section):
 
 class Report(Section):
     fail_if_worse: bool = False
+    compare: list[Method] = []
+
+    @field_validator("compare")
+    @classmethod
+    def each_once(cls, given: list[Method]) -> list[Method]:
+        for method in given:
+            if given.count(method) > 1:
+                raise ValueError(f"{method} stands there twice: say it once")
+        return given
+
+    @property
+    def students(self) -> dict[str, Method]:
+        """The students that are taught otherwise -> how: `student-logits` -> `logits`."""
+        return {f"student-{method}": method for method in self.compare}
 
 
 class Run(Section):
@@ -401,6 +417,7 @@ class Params(Section):
             rewards_are_known,
             something_is_paid,
             enough_is_sampled,
+            compared_with_another,
             attention_is_known,
             tracker_is_an_address,
         ):
@@ -663,11 +680,20 @@ def something_is_paid(p: Params) -> None:
 def enough_is_sampled(p: Params) -> None:
     d = p.distill
     most = d.num_samples * d.samples_per_prompt
-    if d.method == "verified" and d.if_fewer == "fail" and d.min_samples > most:
+    asked = "verified" in (d.method, *p.report.compare)
+    if asked and d.if_fewer == "fail" and d.min_samples > most:
         raise ValueError(
             f"distill.min_samples {d.min_samples} is more than distill.num_samples "
             f"{d.num_samples} x distill.samples_per_prompt {d.samples_per_prompt} = {most}: lower "
             "it, or raise one of these"
+        )
+
+
+def compared_with_another(p: Params) -> None:
+    if p.distill.method in p.report.compare:
+        raise ValueError(
+            f"report.compare: {p.distill.method} is distill.method itself, and the report has that "
+            "student anyway: take it out"
         )
 
 
@@ -749,7 +775,7 @@ def validate(raw: dict, where: str) -> Params:
     except ValidationError as error:
         raise UserError(f"{where}: {explain(error.errors(), Params)}") from None
     checked = {}
-    for section, group, owner in passed_through(params.distill):
+    for section, group, owner in passed_through(params):
         given = getattr(getattr(params, section), group)
         if given is None:
             continue
@@ -765,15 +791,22 @@ def validate(raw: dict, where: str) -> Params:
     )
 
 
-def passed_through(distill: Distill) -> tuple[tuple[str, str, str], ...]:
-    """(section, group, the class whose options it takes)"""
-    matched = distill.method in MATCHED
+def passed_through(params: Params) -> tuple[tuple[str, str, str], ...]:
+    """(section, group, the class whose options it takes)
+
+    Students that are taught otherwise may have another trainer, which gets the same options.
+    """
+    own, *others = (
+        "trl.DistillationConfig" if method in MATCHED else "trl.SFTConfig"
+        for method in (params.distill.method, *params.report.compare)
+    )
     return (
         ("sft", "trainer", "trl.SFTConfig"),
         ("sft", "lora", "peft.LoraConfig"),
         ("grpo", "trainer", "trl.GRPOConfig"),
         ("grpo", "lora", "peft.LoraConfig"),
-        ("distill", "trainer", "trl.DistillationConfig" if matched else "trl.SFTConfig"),
+        *(("distill", "trainer", other) for other in set(others) - {own}),
+        ("distill", "trainer", own),
     )
 
 

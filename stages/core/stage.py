@@ -169,8 +169,9 @@ def peak_memory() -> dict[str, int]:
 
 
 def metrics_path(stage: str) -> Path:
-    """`evaluate@grpo` -> metrics/evaluate/grpo.json"""
-    return Path("metrics", *stage.split("@")).with_suffix(".json")
+    """`evaluate@grpo` -> metrics/evaluate/grpo.json; not the report's, which hangs on metrics/."""
+    folder = "reports" if stage == "report" else "metrics"
+    return Path(folder, *stage.split("@")).with_suffix(".json")
 
 
 def set_environment() -> None:

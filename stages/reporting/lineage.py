@@ -52,9 +52,13 @@ def chain(name: str, nodes: dict[str, Node]) -> list[Node]:
     return list(found.values())
 
 
-def rows(model: str, source: Source) -> Rows:
-    """The lineage of a model's numbers: what, where, md5 (or what there is to say)."""
-    stages = chain(f"evaluate@{model}", source.nodes)
+def rows(evaluation: str, source: Source) -> Rows:
+    """The lineage of the numbers that a stage measured: what, where, md5 (or what there is to say).
+
+    Args:
+        evaluation: as DVC names it, `evaluate@grpo`.
+    """
+    stages = chain(evaluation, source.nodes)
     evaluate, made = stages[0], {out for stage in stages for out in stage.outs}
     deps = list(dict.fromkeys(dep for stage in stages for dep in stage.deps))
     code = sorted(dep for dep in deps if dep not in made and is_code(dep))

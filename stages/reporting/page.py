@@ -8,7 +8,7 @@ import html
 import re
 from typing import NamedTuple
 
-from stages.reporting.pairs import Both
+from stages.reporting.pairs import Both, Pair
 
 LONG_CELL = 60  # characters from which on a cell's text may break into lines
 SHORT = 160  # characters of a question that stand on one line
@@ -235,6 +235,11 @@ def cell_html(cell: Cell) -> str:
 def slug(*parts: str) -> str:
     """Parts as an anchor: letters, digits and hyphens."""
     return "-".join(re.sub(r"[^a-z0-9]+", "-", part.lower()).strip("-") for part in parts)
+
+
+def anchor(pair: Pair, kind: str) -> str:
+    """Of the problems that a pair gained, or lost."""
+    return slug(pair.task, pair.before, pair.after, kind)
 
 
 STYLE = """

@@ -50,7 +50,7 @@ def brief(scores: dict[str, dict], tasks: list[str]) -> Rows:
         rows.append([
             model, f"{scores[model]['parameters']:,}", f"{s['accuracy']:.3f}",
             f"[{s['low']:.3f}, {s['high']:.3f}]", number(s.get("format_compliance_rate")),
-            MODELS[model],
+            MODELS.get(model) or f"the same student taught by {model.removeprefix('student-')}",
         ])  # fmt: skip
     return with_task(rows, [task for task, _, _ in found])
 

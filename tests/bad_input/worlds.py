@@ -248,6 +248,10 @@ def broken_metrics(folder: Path) -> None:
         file = folder / f"metrics/evaluate/{model}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text('{"arithmetic": ')
+    (folder / "samples").mkdir()
+    (folder / "plots").mkdir()
+    for stage in ("sft", "grpo", "distill"):
+        (folder / f"plots/{stage}.csv").write_text("step,loss\n")
 
 
 def reward_that_fails(folder: Path) -> None:

@@ -65,9 +65,9 @@ def loaded(changes: dict) -> params.Params:
     return params.load()
 
 
-def run_of(given: params.Params, kind: type[Run] = Run) -> Run:
+def run_of(given: params.Params, kind: type[Run] = Run, name: str = "distill") -> Run:
     seed_everything(given.seed)
-    return kind("distill", given, tracking.Spool(Path("spool.jsonl")))
+    return kind(name, given, tracking.Spool(Path("spool.jsonl")))
 
 
 def made(changes: dict) -> tuple[dict, Run, dict[str, torch.Tensor]]:
@@ -160,6 +160,26 @@ def test_every_method_ends_in_a_trained_student(here, method):
     }
     assert metrics["kept"] == counts[method]
     assert metrics["sampled"] == len(samples) == (0 if method == "demonstrations" else 20)
+
+
+def test_the_same_student_taught_otherwise_is_the_one_that_this_method_makes(here):
+    expected, _, weights_of_it = made({"method": "unverified"})
+    samples, curve = distill.SAMPLES.read_bytes(), distill.CURVE.read_bytes()
+    made({"method": "demonstrations"})
+    main = weights()
+
+    raw = yaml.safe_load(Path("params.yaml").read_text())
+    Path("params.yaml").write_text(yaml.safe_dump(raw | {"report": {"compare": ["unverified"]}}))
+    given, name = params.load(), "distill_also@unverified"
+    metrics = distill.otherwise("unverified", given, run_of(given, name=name))
+    resume.finished(name)
+    assert metrics == expected and metrics["rows"] == metrics["kept"]
+    assert Path("rollouts/teacher-unverified.jsonl").read_bytes() == samples
+    assert Path("plots/distill-unverified.csv").read_bytes() == curve
+    other = models.load_model(Path("models/student-unverified"), "eager").state_dict()
+    assert all(torch.equal(weights_of_it[key], found) for key, found in other.items())
+    assert all(torch.equal(main[key], found) for key, found in weights().items())
+    assert any(not torch.equal(main[key], found) for key, found in other.items())
 
 
 def tokenizer():

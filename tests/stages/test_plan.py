@@ -98,6 +98,16 @@ def test_what_each_method_of_distillation_does_and_holds(here, raw):
     assert beside["teacher"] == 4 * planned(raw)["model"]["parameters"] and "teacher" not in held
 
 
+def test_students_that_are_taught_otherwise_are_trained_and_evaluated(here, raw):
+    stages = planned(raw, {"report": {"compare": ["demonstrations", "logits"]}})["stages"]
+    also = [f"{what}_also@{how}" for what in ("distill", "evaluate")
+            for how in ("demonstrations", "logits")]  # fmt: skip
+    assert [name for name in stages if "_also" in name] == also
+    alone = planned(raw, {"distill": {"method": "logits"}})["stages"]["distill"]
+    assert stages["distill_also@logits"] == alone != stages["distill"]
+    assert stages["evaluate_also@logits"] == stages["evaluate@student"]
+
+
 def test_a_student_of_layers_by_hand(here, raw):
     own = {"source": "layers", "layers": [0], "scratch": None}
     found = planned(raw, {"distill": {"student": own}})

@@ -4,10 +4,12 @@ import json
 import random
 import re
 import shutil
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import yaml
 
 from stages import report
 from stages.core import params as parameters
@@ -62,14 +64,19 @@ OLD_ROW = ("question", "gold", "level", "prompt", "completion", "answer", "corre
            "shows_working")  # fmt: skip
 
 
-def write_project(tasks: dict[str, dict[str, int]], old: bool = False) -> None:
+def write_project(
+    tasks: dict[str, dict[str, int]], old: bool = False, compare: Sequence[str] = ()
+) -> None:
     """What the stages before this one leave behind, in the working folder.
 
     Args:
         tasks: task -> model -> how many of 40 problems it gets right.
         old: as an evaluation of one task and one completion a problem writes it.
+        compare: methods that the student `student-METHOD` is taught by as well.
     """
-    for model in MODELS:
+    evaluated = {model: f"evaluate/{model}" for model in MODELS}
+    evaluated |= {f"student-{method}": f"evaluate_also/{method}" for method in compare}
+    for model, metrics in evaluated.items():
         rows = [sample(task, i, i < right[model], model)
                 for task, right in tasks.items() for i in range(40)]  # fmt: skip
         scores = {task: score(right[model]) for task, right in tasks.items()}
@@ -81,11 +88,15 @@ def write_project(tasks: dict[str, dict[str, int]], old: bool = False) -> None:
             write_json(Path(f"samples/{model}.json"),
                        {task: measures(right[model]) for task, right in tasks.items()})  # fmt: skip
         write_rows(Path(f"samples/{model}.jsonl"), rows)
-        write_json(Path(f"metrics/evaluate/{model}.json"),
+        write_json(Path(f"metrics/{metrics}.json"),
                    {"parameters": 1000, **scores, "seconds": 5.0, **more})  # fmt: skip
     seconds = {"seconds": 61.4}
-    for stage in ("base", "audit", "sft", "grpo", "distill"):
+    for stage in ("base", "audit", "sft", "grpo"):
         write_json(Path(f"metrics/{stage}.json"), seconds)
+    for method in ("verified", *compare):
+        name = "distill" if method == "verified" else f"distill_also/{method}"
+        write_json(Path(f"metrics/{name}.json"),
+                   {"method": method, "kept": 3838, "rows": 3838, **seconds})  # fmt: skip
     write_json(Path("metrics/prepare.json"),
                {"test": 40, "test_chains_seen_in_training": 0.0, **seconds})  # fmt: skip
     write_json(Path("metrics/merge.json"),
@@ -122,9 +133,12 @@ def project(params, here):
     return here
 
 
-def run(params: Params, fail_if_worse: bool = False) -> list[dict]:
+def run(params: Params, fail_if_worse: bool = False, compare: Sequence[str] = ()) -> list[dict]:
     """The events that a report leaves for the trackers."""
-    params = params.model_copy(update={"report": Report(fail_if_worse=fail_if_worse)})
+    section = {"fail_if_worse": fail_if_worse, "compare": list(compare)}
+    params = params.model_copy(update={"report": Report(**section)})
+    written = yaml.safe_load(Path("params.yaml").read_text())
+    Path("params.yaml").write_text(yaml.safe_dump(written | {"report": section}))
     spool = Path("events.jsonl")
     spool.unlink(missing_ok=True)
     report.body(params, Run("report", params, Spool(spool)))
@@ -191,6 +205,50 @@ def test_the_page_opens_offline_and_every_link_leads_somewhere(project, params):
     assert "math, base to sft, gained: 20<" in page
     assert "math, control to grpo, lost: 31, the first 20 of them" in page
     assert page.count("grpo says &lt;/pre&gt;&lt;script") == (16 + 1 + 2) + (16 + 20 + 20)
+
+
+def test_the_same_student_taught_otherwise(project, params):
+    right = {**RIGHT, "student-demonstrations": 4, "student-logits": 35, "student-unverified": 39}
+    compare = ("demonstrations", "logits", "unverified")
+    write_project({"arithmetic": right}, compare=compare)
+    run(params)
+    without = {name: Path("reports", name).read_text() for name in ("report.md", "table.txt")}
+    assert "otherwise" not in without["report.md"] and "demonstrations.json" not in str(without)
+    assert set(json.loads(Path("reports/summary.json").read_text())["models"]) == set(MODELS)
+
+    events = run(params, compare=compare)
+    text = Path("reports/report.md").read_text()
+    section = text.partition("## The same student, taught otherwise\n")[2].partition("\n## ")[0]
+    assert "- **worse**: Taught by the method demonstrations rather than verified" in section
+    assert "the same student is worse on arithmetic: -75.0 points [" in section
+    assert "- **within noise**: Taught by the method logits rather than verified" in section
+    assert "the same student is not shown to differ on arithmetic: +2.5 points [" in section
+    assert "| verified | 3,838 | 0.850 | [0.750, 0.950] |  |  |  |  |" in section
+    assert re.search(r"\| demonstrations \| 3,838 \| 0.100 \| \[\S+ \S+\] \| -75.0 points "
+                     r"\[-87.5, -62.5\] \| \[0\]\S+ \| \[30\]\S+ \| 1.9e-09", section)  # fmt: skip
+    assert "dvc repro evaluate_also@demonstrations" in text
+    table = Path("reports/table.txt").read_text().splitlines()
+    assert [line.split()[0] for line in table[6:]] == [f"student-{how}" for how in compare]
+    assert table[6].endswith("the same student taught by demonstrations")
+    assert [" ".join(line.split()) for line in table[:6]] == [
+        " ".join(line.split()) for line in without["table.txt"].splitlines()
+    ]
+    summary = json.loads(Path("reports/summary.json").read_text())
+    assert summary["models"]["student-logits"]["tasks"]["arithmetic"]["accuracy"] == 35 / 40
+    assert summary["pairs"]["arithmetic"]["student-student-demonstrations"]["verdict"] == "worse"
+    assert "distill_also@logits" in summary["seconds"]
+    values = next(event for event in events if event["event"] == "metrics")["values"]
+    assert values["student-demonstrations.arithmetic.accuracy"] == 0.1
+    found = Reader(Path("reports/report.html").read_text())
+    ids = [value for name, value in found.attributes if name == "id"]
+    assert len(ids) == len(set(ids)) and "otherwise" in ids
+    assert all(v[1:] in ids for name, v in found.attributes if name == "href")
+
+
+def test_a_students_evaluation_that_is_missing_is_named(project, params):
+    write_project({"arithmetic": RIGHT})
+    with pytest.raises(UserError, match=r"^metrics/evaluate_also/logits.json is missing"):
+        run(params, compare=["logits"])
 
 
 def test_a_report_is_the_same_bits_every_time(project, params):

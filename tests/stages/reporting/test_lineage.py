@@ -74,7 +74,7 @@ def lock() -> None:
 
 def found(model: str = "a") -> dict[str, list[str]]:
     """Where -> [what, md5], of a model's lineage."""
-    rows = lineage.rows(model, lineage.read([f"evaluate@{model}"]))
+    rows = lineage.rows(f"evaluate@{model}", lineage.read([f"evaluate@{model}"]))
     assert rows[0] == ["what", "where", "md5"]
     return {row[1] if row[2] and row[0] not in ("parameters", "code") else row[0]:
             [row[0], row[2] or row[1]] for row in rows[1:]}  # fmt: skip
