@@ -51,6 +51,7 @@ async def grpo_pipeline(
     targets: list[str] = [],  # noqa: B006
     force: bool = False,
     retries: NonNegativeInt = 0,
+    pull: bool = False,
 ) -> State:
     """Bring the stages of dvc.yaml up to date, running only what has changed.
 
@@ -62,16 +63,18 @@ async def grpo_pipeline(
         force: Run even what has not changed.
         retries: How often a failing stage is tried again. With overrides it is the experiment
             that is tried again, and DVC takes the stages that had finished from its cache.
+        pull: Take from the DVC remote what was made elsewhere, before running anything.
     """
     from dvc.exceptions import DvcException
 
     asyncio.get_running_loop().set_exception_handler(partial(_on_error, asyncio.current_task()))
+    options = [option for option, wanted in (("--force", force), ("--pull", pull)) if wanted]
     try:
         needs = plan(targets)
         if overrides:
-            state = await _run_experiment(overrides, targets, force, retries)
+            state = await _run_experiment(overrides, targets, options, retries)
         else:
-            state = await _run_stages(needs, force, retries)
+            state = await _run_stages(needs, force, options, retries)
     except (DvcException, PipelineError) as error:
         state = Failed(message=str(error))
     await server_is_there()
@@ -136,7 +139,9 @@ def _select(target: str, stages: Iterable[str]) -> list[str]:
 # --- in the workspace, stage by stage -------------------------------------------------------------
 
 
-async def _run_stages(needs: dict[str, list[str]], force: bool, retries: int) -> State:
+async def _run_stages(
+    needs: dict[str, list[str]], force: bool, options: list[str], retries: int
+) -> State:
     """Run each stage of `needs` as soon as those it waits for have finished."""
     slots: asyncio.Queue[dict[str, str]] = asyncio.Queue()
     for slot in slot_environments():
@@ -153,7 +158,7 @@ async def _run_stages(needs: dict[str, list[str]], force: bool, retries: int) ->
             if not force and await asyncio.to_thread(_is_unchanged, name):
                 return await child_run(name, _unchanged)
         slot = await slots.get()
-        command = ["repro", "--single-item", *_force(force), name]
+        command = ["repro", "--single-item", *options, name]
         log = Path("logs", f"{name}.log")
 
         async def reproduce() -> State:
@@ -241,13 +246,13 @@ def _summary(states: dict[str, State | None]) -> State:
 
 
 async def _run_experiment(
-    overrides: list[str], targets: list[str], force: bool, retries: int
+    overrides: list[str], targets: list[str], options: list[str], retries: int
 ) -> State:
     for override in overrides:
         if not re.match(r"[^=\s]+=", override):
             raise PipelineError(f"the override {override!r} is not of the form key=value")
     settings = [f"--set-param={override}" for override in overrides]
-    command = ["exp", "run", "--temp", *_force(force), *settings, *targets]
+    command = ["exp", "run", "--temp", *options, *settings, *targets]
     for _ in range(1 + retries):
         name, states = await _try_experiment(command)
         state = _summary(states)
@@ -313,7 +318,3 @@ async def _tag(experiment: str) -> None:
 def _stage_of(line: str) -> str | None:
     found = STAGE_LINE.match(line)
     return found and found[found.lastgroup]
-
-
-def _force(force: bool) -> list[str]:
-    return ["--force"] if force else []

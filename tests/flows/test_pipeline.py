@@ -1,6 +1,7 @@
 """The flow, run in a toy checkout against a real Prefect server."""
 
 import re
+import shutil
 
 import pytest
 import yaml
@@ -43,6 +44,24 @@ def test_what_dvc_has_in_its_run_cache_is_cached(checkout, run):
     assert outcome.states == {"prepare": "Cached", "left": "Cached"}
     assert "is cached - skipping run" in outcome.children["left"].state.message
     assert "left 1" in (checkout.root / "left.txt").read_text()
+
+
+@pytest.mark.parametrize("overrides", [[], ["left=2"]], ids=["the workspace", "an experiment"])
+def test_what_was_made_elsewhere_is_pulled_and_not_run(checkout, run, tmp_path, overrides):
+    checkout.command("dvc", "remote", "add", "--default", "team", str(tmp_path / "remote"))
+    checkout.command("git", "commit", "-qam", "remote")
+    if overrides:
+        checkout.command("dvc", "exp", "run", "-S", *overrides)
+        checkout.forget()
+    checkout.command("dvc", "push", "--run-cache")
+    checkout.command("git", "checkout", "-q", ".")
+    shutil.rmtree(checkout.root / ".dvc/cache")
+    for made in checkout.root.glob("*.txt"):
+        made.unlink()
+    outcome = run(pull=True, overrides=overrides)
+    assert outcome.state.is_completed() and not checkout.events()
+    if not overrides:
+        assert "left 1" in (checkout.root / "report.txt").read_text()
 
 
 def test_independent_stages_run_side_by_side(checkout, run):

@@ -63,7 +63,9 @@ def test_the_deployment_has_the_schedule_and_the_folder_of_prefect_yaml(online):
     assert (schedule.schedule.cron, schedule.schedule.timezone) == ("0 2 * * *", "UTC")
     assert schedule.active
     assert not deployment.paused
-    assert deployment.parameters == {"overrides": [], "targets": [], "force": False, "retries": 0}
+    assert deployment.parameters == {
+        "overrides": [], "targets": [], "force": False, "retries": 0, "pull": False,
+    }  # fmt: skip
     [step] = deployment.pull_steps
     assert step["prefect.deployments.steps.set_working_directory"]["directory"] == str(online.root)
 
