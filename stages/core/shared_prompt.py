@@ -78,8 +78,8 @@ class SharedPrompt:
             self.model_wrapped, self.accelerator,
             gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs,
         ) as whole, merged(whole) as model:  # fmt: skip
-            ids = sampled(model, prompt_ids, self.eos_token_ids, choices(self),
-                          self.max_completion_length)  # fmt: skip
+            ids = sampled(model, prompt_ids, self._tokenizer.pad_token_id, self.eos_token_ids,
+                          choices(self), self.max_completion_length)  # fmt: skip
         return ids, None
 
     def _get_per_token_logps_and_entropies(
@@ -189,6 +189,7 @@ def can_be_merged(model: torch.nn.Module, layers: list[LoraLayer]) -> bool:
 def sampled(
     model: torch.nn.Module,
     prompts: list[list[int]],
+    padding: int,
     ends: list[int],
     warp: LogitsProcessorList,
     limit: int,
@@ -197,17 +198,18 @@ def sampled(
 
     Args:
         prompts: token ids; equal ones are computed once.
+        padding: the token before a shorter prompt; a repetition penalty sees it, as in generate.
         ends: tokens that end a completion.
         warp: (rows, length), (rows, vocabulary) -> (rows, vocabulary).
     """
     device = next(model.parameters()).device
-    distinct = {tuple(prompt): None for prompt in prompts}
+    distinct = list(dict.fromkeys(map(tuple, prompts)))
     places = {prompt: i for i, prompt in enumerate(distinct)}
     # A row of the cache is a prompt and what has been drawn after it; `row` is that of each
     # completion that has not ended.
     row = torch.tensor([places[tuple(prompt)] for prompt in prompts], device=device)
     running = torch.arange(len(prompts), device=device)
-    ids, mask = left_padded(list(distinct), device)
+    ids, mask = left_padded(distinct, padding, device)
     drawn = torch.zeros(len(prompts), limit, dtype=torch.long, device=device)
     lengths = torch.full((len(prompts),), limit, device=device)
     ending = torch.tensor(ends, device=device)
@@ -250,12 +252,14 @@ def draw(scores: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
 
 
 def left_padded(
-    prompts: list[tuple[int, ...]], device: torch.device
+    prompts: list[tuple[int, ...]], padding: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and their mask, both (prompts, length of the longest)."""
     width = max(map(len, prompts))
-    ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=device)
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+    ahead = [width - len(prompt) for prompt in prompts]
+    rows = zip(ahead, prompts, strict=True)
+    ids = torch.tensor([[padding] * n + list(prompt) for n, prompt in rows], device=device)
+    mask = (torch.arange(width) >= torch.tensor(ahead)[:, None]).long().to(device)
     return ids, mask
 
 

@@ -14,6 +14,7 @@ from transformers import (
     LlamaConfig,
     LogitsProcessorList,
     Qwen2Config,
+    RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
 )
@@ -211,7 +212,7 @@ GREEDY = LogitsProcessorList([TopKLogitsWarper(1)])
 def test_the_likeliest_text_is_that_of_generate(architecture):
     model = made(architecture)
     prompts = [prompt for prompt in PROMPTS for _ in range(3)]
-    found = sampled(model, prompts, [END], GREEDY, 12)
+    found = sampled(model, prompts, 0, [END], GREEDY, 12)
     for prompt, completion in zip(prompts, found, strict=True):
         told = model.generate(
             torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
@@ -220,12 +221,25 @@ def test_the_likeliest_text_is_that_of_generate(architecture):
         assert completion == told[0, len(prompt) :].tolist()
 
 
+def test_a_repetition_penalty_is_that_of_generate():
+    model = made("llama")
+    warp = LogitsProcessorList([RepetitionPenaltyLogitsProcessor(1.8), TopKLogitsWarper(1)])
+    width = max(map(len, PROMPTS))
+    ids = torch.tensor([[0] * (width - len(p)) + p for p in PROMPTS])
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in PROMPTS])
+    told = model.generate(ids, attention_mask=mask, do_sample=False, repetition_penalty=1.8,
+                          max_new_tokens=12, eos_token_id=END, pad_token_id=0)  # fmt: skip
+    for row, completion in zip(told, sampled(model, PROMPTS, 0, [END], warp, 12), strict=True):
+        assert completion == row[width : width + len(completion)].tolist()
+        assert completion[-1] == END or len(completion) == 12
+
+
 def test_completions_are_drawn_as_often_as_the_model_says():
     """Two tokens of a vocabulary of 9, each pair's frequency against its exact probability."""
     model, n, heat = made("llama", size=9), 20_000, 1.5
     warp = LogitsProcessorList([TemperatureLogitsWarper(heat)])
     torch.manual_seed(0)
-    drawn = Counter(map(tuple, sampled(model, [[1, 2, 3]] * n, [END], warp, 2)))
+    drawn = Counter(map(tuple, sampled(model, [[1, 2, 3]] * n, 0, [END], warp, 2)))
 
     def after(ids: list[int]) -> torch.Tensor:
         return (model(torch.tensor([ids])).logits[0, -1] / heat).softmax(-1)
@@ -243,7 +257,7 @@ def test_completions_are_drawn_as_often_as_the_model_says():
 
 def test_each_completion_has_a_number_of_its_own():
     torch.manual_seed(0)
-    drawn = sampled(made("llama"), [[1, 2]] * 200, [END], LogitsProcessorList(), 20)
+    drawn = sampled(made("llama"), [[1, 2]] * 200, 0, [END], LogitsProcessorList(), 20)
     assert len(set(map(tuple, drawn))) > 100
     assert all(END not in one[:-1] for one in drawn)
     assert {len(one) for one in drawn if one[-1] != END} <= {20}
@@ -254,7 +268,7 @@ def test_prefixes_are_computed_once(inside):
     model.model.register_forward_pre_hook(
         lambda _, __, given: rows.append(len(given["input_ids"])), with_kwargs=True
     )
-    sampled(model, [prompt for prompt in PROMPTS for _ in range(8)], [END], GREEDY, 5)
+    sampled(model, [prompt for prompt in PROMPTS for _ in range(8)], 0, [END], GREEDY, 5)
     assert rows == [3] * 5, "a group that says the same is one row"
 
 
