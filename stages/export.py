@@ -62,7 +62,7 @@ def export(model: str, to: Path) -> Path:
         for file in sorted(path for path in folder.iterdir() if path.is_file()):
             shutil.copyfile(file, beside / file.name)
         prompt = loaded(beside, params)
-        found = {name: report.evaluated(name) for name in shown(model)}
+        found = {name: report.evaluated(name, f"evaluate@{name}") for name in shown(model)}
         merge = report.metrics("merge")
         write_text(beside / "README.md", card.card(model, params, found, merge, prompt))
         write_json(beside / RECORD, {"model": model, "sha256": models.fingerprint(beside)})

@@ -41,9 +41,10 @@ def card(model: str, params: Params, found: dict[str, dict], merge: dict, sample
     from huggingface_hub import ModelCard
 
     origins = origins_of(model, params)
-    source = lineage.read([f"evaluate@{model}"])
+    evaluation = f"evaluate@{model}"
+    source = lineage.read([evaluation])
     tasks = scores.tasks_of({model: found[model]})
-    stages = lineage.chain(f"evaluate@{model}", source.nodes)
+    stages = lineage.chain(evaluation, source.nodes)
     used = {key: value_at(source.values, key) for key in lineage.sections(stages)}
     parts = [
         f"---\n{metadata(model, params, origins, found[model], tasks)}\n---",
@@ -65,7 +66,7 @@ def card(model: str, params: Params, found: dict[str, dict], merge: dict, sample
         f"```yaml\n{yaml.safe_dump(used, sort_keys=False, allow_unicode=True)}```",
         *merge_proof(model, merge),
         "## Lineage",
-        Table(lineage.rows(model, source)).markdown(),
+        Table(lineage.rows(evaluation, source)).markdown(),
         "The sha256 of each of the model's files: export.json.",
         "## Limits",
         "Trained and measured on the tasks above alone. Nothing is known of its answers to "
