@@ -149,3 +149,12 @@ def real_data() -> Path:
     if "GRPO_DATA_DIR" not in os.environ:
         pytest.skip("GRPO_DATA_DIR is not set: no real data to test on")
     return Path(os.environ["GRPO_DATA_DIR"]).resolve()
+
+
+def pytest_terminal_summary(terminalreporter):
+    """The tallies of tests/faults; here, as of several processes the first one loads no more."""
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, value in getattr(report, "user_properties", ()):
+                if name == "tally" and report.when == "call":
+                    terminalreporter.write_line(value)

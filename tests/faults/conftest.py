@@ -22,11 +22,3 @@ def count(request):
         request.node.user_properties.append(("tally", f"{name}: {tally}"))
 
     return keep
-
-
-def pytest_terminal_summary(terminalreporter):
-    for reports in terminalreporter.stats.values():
-        for report in reports:
-            for name, value in getattr(report, "user_properties", ()):
-                if name == "tally" and report.when == "call":
-                    terminalreporter.write_line(value)
