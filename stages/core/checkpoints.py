@@ -29,6 +29,7 @@ log = logging.getLogger("stages")
 
 MARKER, EXTRAS, ROLLOUTS = "complete.json", "extras.json", "rollouts.jsonl"
 KEPT = 2  # newest checkpoints of a training
+NEARLY = 1e-6  # of an epoch: a sum of parts may fall short of a whole one
 
 
 def newest(where: Path) -> Path | None:
@@ -101,6 +102,16 @@ class Keeper(TrainerCallback):
                 if step(checkpoint) > state.global_step:
                     remove(checkpoint)
 
+    def on_epoch_begin(
+        self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any
+    ):
+        """Tells the sampler its epoch.
+
+        In several processes accelerate does not reach it where batches are skipped, so that a later
+        epoch would go on in the first one's order (huggingface/accelerate#4071 mends one process).
+        """
+        innermost(train_dataloader).set_epoch(int(state.epoch + NEARLY))
+
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any):
         apart = state.global_step % args.logging_steps == 0 and between_batches(self.trainer)
         if not apart or state.global_step >= state.max_steps:
@@ -168,6 +179,13 @@ class Keeper(TrainerCallback):
         with path.open() as file:
             self.trainer.rollouts = [json.loads(line) for line in file]
         self.written = len(self.trainer.rollouts)
+
+
+def innermost(loader: Any) -> Any:
+    """The sampler of rows below what accelerate has laid round it."""
+    while below := getattr(loader, "batch_sampler", None):
+        loader = below
+    return loader.sampler
 
 
 def between_batches(trainer: "Trainer") -> bool:
