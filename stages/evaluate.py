@@ -11,7 +11,7 @@ Greedy; with `samples_per_prompt` also k samples a problem. Every sample's row i
 import runpy
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from stages import rewards
 from stages.answers import worker
 from stages.answers.equality import equal
+from stages.answers.expression import legal, same_expression
 from stages.core import harness, launch, resume, stage
 from stages.core.batches import Batches
 from stages.core.errors import UserError
@@ -133,6 +134,8 @@ def judged(
             "tokens": completion.tokens, "truncated": not completion.ended,
             "error": error(verdict, loose, completion),
         })  # fmt: skip
+        if row.get("numbers"):
+            samples[-1]["legal"] = legal(verdict.answer, row["numbers"])
     for sample, row, texts in zip(samples, rows, outcome.sampled, strict=False):
         verdicts = grades(texts, [row] * len(texts), fmt)
         sample["samples"] = [{"completion": text, "answer": v.answer, "correct": bool(v.correct)}
@@ -166,6 +169,8 @@ def measured(samples: list[dict], params: Params) -> dict[str, dict[str, float]]
         "shows_working": "shows_working",
         "truncated": "truncated",
     }
+    if all("legal" in sample for sample in samples):
+        rates["legality"] = "legal"
     found = {name: measure([float(s[of]) for s in samples]) for name, of in rates.items()}
     judged = [s["reward"] for s in samples if s["reward"] is not None]
     if judged:
@@ -175,7 +180,10 @@ def measured(samples: list[dict], params: Params) -> dict[str, dict[str, float]]
         right = [sum(s["correct"] for s in sample["samples"]) for sample in samples]
         for n in sorted({1, k}):
             found[f"pass@{n}"] = measure([pass_at_k(k, c, n) for c in right])
-        found[f"maj@{k}"] = measure([majority(sample["samples"]) for sample in samples])
+        votes = [
+            majority(s["samples"], same_expression if "legal" in s else equal) for s in samples
+        ]
+        found[f"maj@{k}"] = measure(votes)
     return found
 
 
@@ -190,20 +198,20 @@ def measure(
     return {"value": value, "stderr": standard_error(values), "low": low, "high": high}
 
 
-def majority(samples: list[dict]) -> float:
-    """maj@k of one problem: answers that are equal vote together, no answer does not vote."""
+def majority(samples: list[dict], same: Callable[[str, str], bool] = equal) -> float:
+    """maj@k of one problem: answers that are the same vote together, no answer does not vote."""
     heads: list[str] = []
     votes: list[int | None] = []
     for sample in samples:
-        votes.append(None if sample["answer"] is None else place(sample["answer"], heads))
+        votes.append(None if sample["answer"] is None else place(sample["answer"], heads, same))
     right = {vote for vote, s in zip(votes, samples, strict=True) if s["correct"]}
     return maj_at_k(votes, right - {None})
 
 
-def place(answer: str, heads: list[str]) -> int:
+def place(answer: str, heads: list[str], same: Callable[[str, str], bool]) -> int:
     """The index of the first answer that this one equals; a new one is added."""
     for index, head in enumerate(heads):
-        if equal(head, answer):
+        if same(head, answer):
             return index
     heads.append(answer)
     return len(heads) - 1

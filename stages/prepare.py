@@ -246,7 +246,7 @@ def demonstrations(sides: dict[str, Sides], params: Params) -> Iterator[dict]:
 
 
 def demonstration(problem: Problem, task: str, params: Params, working: str | None) -> dict:
-    content = params.format.tags.render(problem.gold, working)
+    content = params.format.tags.render(problem.shown or problem.gold, working)
     completion = [{"role": "assistant", "content": content}]
     row = tasks.row(problem, task, params.task.parts[task], params.format)
     return {**row, "completion": completion}
@@ -265,7 +265,7 @@ def write(path: Path, made: Iterable[dict], seed: int | None) -> None:
     made = list(made)
     if seed is not None and len({row["task"] for row in made}) > 1:
         random.Random(f"mix {seed}").shuffle(made)
-    empty = {"percent": "unit", "options": None, "aliases": None, "tests": None}
+    empty = {"percent": "unit", "options": None, "aliases": None, "tests": None, "numbers": None}
     unused = [name for name, value in empty.items() if all(row[name] == value for row in made)]
     write_rows(path, ({k: v for k, v in row.items() if k not in unused} for row in made))
 

@@ -1,19 +1,21 @@
 """The one grader: the reward of training and the score of evaluation are the same function.
 
 What a row holds decides how it is graded: `tests` run the completion's code, `aliases` compare
-words, all else compares the answer with the gold, with `options` as a multiple choice.
+words, `numbers` ask for an expression that uses them, all else compares the answer with the gold,
+with `options` as a multiple choice.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from stages.answers.equality import equal
+from stages.answers.expression import reaches
 from stages.answers.find import final_answer, last_number
 from stages.answers.format import Format
 from stages.answers.words import same_words
 from stages.core import code
 
-JUDGED_BY = ("gold", "percent", "options", "aliases", "tests")  # columns of a row
+JUDGED_BY = ("gold", "percent", "options", "aliases", "tests", "numbers")  # columns of a row
 Answer = str | None
 
 
@@ -69,6 +71,8 @@ def plainly(completion: str, row: dict, fmt: Format) -> Grade:
 
 def right(answer: Answer, row: dict) -> bool:
     """Is an extracted answer the row's? Not for code."""
+    if row.get("numbers"):
+        return reaches(row["gold"], answer, row["numbers"])
     if row.get("aliases") is not None:
         return same_words([row["gold"], *row["aliases"]], answer)
     return equal(row["gold"], answer, row.get("percent") or "unit", row.get("options"))

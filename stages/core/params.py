@@ -54,10 +54,10 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-GENERATED = ("arithmetic", "functions")
+GENERATED = ("arithmetic", "countdown", "functions")
 Name = Literal[
-    "arithmetic", "functions", "gsm8k", "math", "aqua", "arc", "logiqa", "humaneval", "mbpp",
-    "apps", "code_contests", "rows", "mix",
+    "arithmetic", "countdown", "functions", "gsm8k", "math", "aqua", "arc", "logiqa", "humaneval",
+    "mbpp", "apps", "code_contests", "rows", "mix",
 ]  # fmt: skip
 RowField = Literal["question", "answer", "solution", "context", "level", "topic", "options",
                    "aliases", "tests", "predicted"]  # fmt: skip

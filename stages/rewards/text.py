@@ -4,18 +4,17 @@ import re
 from collections.abc import Iterator
 from fractions import Fraction
 
+from stages.answers.expression import SIGNS, value
 from stages.answers.find import NUMBER, NUMBERS
 from stages.answers.format import Format
 from stages.core.grade import JUDGED_BY
 
 MAX_CHARS = 20_000  # of a completion that is looked at; bounds the work on hostile text
 
-_TOKEN = re.compile(r"\s*(?:(\d{1,15}(?:\.\d{1,9})?)|([-+*/()]))", re.ASCII)
 # the longest run of arithmetic before an equals sign, and the number behind it
 _EQUATION = re.compile(
     rf"(?P<left>[-\d(][-\d+*/(). ]{{0,80}})=\s*(?P<right>{NUMBER})(?![\d.]*\d)", re.ASCII
 )
-_SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-", "$": " "})  # noqa: RUF001
 
 
 def text(completion: str | list[dict]) -> str:
@@ -55,67 +54,6 @@ def equations(content: str) -> Iterator[tuple[Fraction | None, Fraction]]:
 
     GSM8K's calculator notes (`<<12+4=16>>16`) count once.
     """
-    plain = re.sub(r"<<[^<>\n]{0,200}>>", "", content[:MAX_CHARS]).translate(_SIGNS)
+    plain = re.sub(r"<<[^<>\n]{0,200}>>", "", content[:MAX_CHARS]).translate(SIGNS)
     for found in _EQUATION.finditer(re.sub(r"(?<=\d),(?=\d{3})", "", plain)):
         yield value(found["left"]), Fraction(found["right"])
-
-
-def value(expression: str) -> Fraction | None:
-    """The exact value of `+ - * /` and parentheses over plain numbers; None for all else.
-
-    Computed here, term by term: nothing of a model's text is evaluated as code.
-
-    >>> value("2*(3+4)"), value("1/0"), value("2**9")
-    (Fraction(14, 1), None, None)
-    """
-    tokens = tokenise(expression)
-    if tokens is None:
-        return None
-    try:
-        result, rest = total(tokens)
-    except (IndexError, ValueError, ZeroDivisionError):
-        return None
-    return None if rest else result
-
-
-def tokenise(expression: str) -> list[str] | None:
-    tokens, at = [], 0
-    stripped = expression.strip()
-    while at < len(stripped):
-        found = _TOKEN.match(stripped, at)
-        if not found or len(tokens) > 60:
-            return None
-        tokens.append(found[1] or found[2])
-        at = found.end()
-    return tokens
-
-
-def total(tokens: list[str]) -> tuple[Fraction, list[str]]:
-    result, rest = term(tokens)
-    while rest and rest[0] in "+-":
-        operator = rest[0]
-        other, rest = term(rest[1:])
-        result = result + other if operator == "+" else result - other
-    return result, rest
-
-
-def term(tokens: list[str]) -> tuple[Fraction, list[str]]:
-    result, rest = factor(tokens)
-    while rest and rest[0] in "*/":
-        operator = rest[0]
-        other, rest = factor(rest[1:])
-        result = result * other if operator == "*" else result / other
-    return result, rest
-
-
-def factor(tokens: list[str]) -> tuple[Fraction, list[str]]:
-    first, rest = tokens[0], tokens[1:]
-    if first == "-":
-        result, rest = factor(rest)
-        return -result, rest
-    if first == "(":
-        result, rest = total(rest)
-        if rest[0] != ")":
-            raise ValueError("an open parenthesis")
-        return result, rest[1:]
-    return Fraction(first), rest

@@ -1,6 +1,6 @@
 """Tasks: a data set, its prompt and its golds. The grader is stages/core/grade.py for all.
 
-Each reader turns a raw row of its data set into a Problem; two tasks make their own problems.
+Each reader turns a raw row of its data set into a Problem; three tasks make their own problems.
 """
 
 from collections.abc import Iterator
@@ -8,11 +8,11 @@ from typing import Any
 
 from stages.core.errors import UserError
 from stages.core.params import GENERATED, OutputFormat, Source
-from stages.tasks import arithmetic, choice, code, functions, gsm8k, math, rows
+from stages.tasks import arithmetic, choice, code, countdown, functions, gsm8k, math, rows
 from stages.tasks.problem import Problem
 from stages.tasks.source import place, splits
 
-MAKERS = {"arithmetic": arithmetic, "functions": functions}
+MAKERS = {"arithmetic": arithmetic, "countdown": countdown, "functions": functions}
 # task -> the reader of its rows and the hub's configuration of the data set
 READERS = {
     "gsm8k": (gsm8k.read, "main"),  # the hub's also has `socratic`
@@ -78,6 +78,7 @@ def judged_by(problem: Problem, task: Source) -> dict[str, Any]:
         "options": problem.options,
         "aliases": problem.aliases,
         "tests": problem.tests,
+        "numbers": problem.numbers,
     }
 
 

@@ -13,7 +13,8 @@ class Problem:
 
     The gold is the answer, the letter of the right option, or a reference solution that passes the
     `tests`. `working` is a worked solution without the answer, `claimed` the answer that a trace
-    gave: the problem is kept only where that is right.
+    gave: the problem is kept only where that is right. `numbers` are those that an expression has
+    to use, `shown` the answer of a demonstration that is an attempt, not the gold.
     """
 
     question: str
@@ -25,6 +26,8 @@ class Problem:
     aliases: list[str] | None = None
     tests: dict | None = None
     claimed: str | None = None
+    numbers: list[int] | None = None
+    shown: str | None = None
 
 
 def wrong(place: str, what: str) -> UserError:
