@@ -7,11 +7,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import gettempdir
-from typing import Any
+from tempfile import TemporaryFile, gettempdir
+from typing import Any, BinaryIO
 
 import psutil
 
@@ -176,6 +177,41 @@ def read_rows(path: Path) -> Iterator[dict]:
             place = f"{path}, line {number}"
             if line := decoded(line, place).strip():
                 yield an_object(parsed(line, place), place)
+
+
+class Rows(Sequence):
+    """Rows that stay in their JSONL file until one is asked for: memory holds 8 bytes of each.
+
+    Args:
+        file: open for reading; the object closes it with itself.
+        places: where each row's line begins, in bytes.
+    """
+
+    def __init__(self, file: BinaryIO, places: array):
+        self.file, self.places = file, places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, which: int | slice) -> "dict | Rows":
+        if isinstance(which, slice):
+            return Rows(self.file, self.places[which])
+        self.file.seek(self.places[which])
+        return json.loads(self.file.readline())
+
+    def take(self, order: Iterable[int]) -> "Rows":
+        """The rows of these numbers (from 0), in this order."""
+        return Rows(self.file, array("q", map(self.places.__getitem__, order)))
+
+
+def kept_rows(rows: Iterable[dict]) -> Rows:
+    """Rows put down in a nameless file, which is gone with the process however it ends."""
+    file = TemporaryFile(dir=cache_dir("rows"))  # noqa: SIM115 - as long as its rows are needed
+    places, end = array("q"), 0
+    for row in rows:
+        places.append(end)
+        end += file.write(json.dumps(row).encode() + b"\n")
+    return Rows(file, places)
 
 
 def decoded(raw: bytes, place: str) -> str:

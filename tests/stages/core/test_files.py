@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from stages.core.errors import UserError
-from stages.core.files import read_rows, replacing, write_csv, write_json, write_rows
+from stages.core.files import kept_rows, read_rows, replacing, write_csv, write_json, write_rows
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_beside(here):
@@ -31,6 +31,18 @@ def test_rows_come_back(here):
     rows = [{"a": 1}, {"b": "ü\n"}]
     write_rows(Path("rows.jsonl"), rows)
     assert list(read_rows(Path("rows.jsonl"))) == rows
+
+
+def test_rows_on_disk_are_a_sequence(here):
+    rows = [{"a": n, "b": "ü\n\ud800" * n} for n in range(9)]
+    kept = kept_rows(iter(rows))
+    assert list(kept) == rows and kept[-1] == rows[-1] and len(kept) == 9
+    assert list(kept[2:5]) == rows[2:5] and not kept[:0]
+    assert list(kept.take([7, 0, 7])) == [rows[7], rows[0], rows[7]]
+    assert [(one, other) for one in kept for other in kept[3:5]] == [
+        (one, other) for one in rows for other in rows[3:5]
+    ], "two readers do not disturb each other"
+    assert not list((here / ".cache/rows").iterdir())
 
 
 @pytest.mark.parametrize(
