@@ -1,18 +1,22 @@
 """How time and memory grow with size, a curve a command: python -m benchmarks.scale CURVE [N ...].
 
     prepare        rows of one's own through the stage prepare
+    metrics        points logged by a stage, until they stand in MLflow's sqlite store
 
 Every point is a process of its own; memory is the most that it held.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -21,9 +25,12 @@ from typing import Any
 import yaml
 
 from benchmarks.overlap import prose
+from stages.core import params as parameters
+from stages.core import tracker, tracking
 from stages.core.files import write_rows, write_text
 
 ROOT = Path(__file__).parents[1]
+LOGGED = 20  # values of one step
 TEST = 1_000  # held-out rows, however many there are to train on
 
 
@@ -67,7 +74,33 @@ def measured(folder: Path, module: str, stage: str) -> dict[str, Any]:
     return {"seconds": found["seconds"], "MB": found["peak_memory_mb"]}
 
 
-CURVES = {"prepare": (prepare, [1_000, 10_000, 100_000, 1_000_000])}
+def metrics(points: int) -> dict[str, Any]:
+    """Points in a burst, as a stage logs them, until all stand in a sqlite store."""
+    with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
+        os.environ["PYTHONPATH"] = str(ROOT)
+        project(Path(), {})
+        with tracking.tracked("sft", parameters.load()):
+            pass  # makes the store
+        began = time.perf_counter()
+        with tracking.tracked("grpo", parameters.load()) as spool:
+            opened = time.perf_counter()
+            for step in range(points // LOGGED):
+                spool.metrics({f"metric_{i}": random.random() for i in range(LOGGED)}, step)
+            written = time.perf_counter()
+        ended = time.perf_counter()
+        tracker.send_missed()  # what was not sent while the stage waited
+        there = time.perf_counter()
+        with sqlite3.connect("mlflow.db") as store:
+            found = store.execute("select count(*) from metrics").fetchone()[0]
+        return {"points": points, "there": found, "start": round(opened - began, 2),
+                "logging": round(written - opened, 2), "waiting": round(ended - written, 2),
+                "until all are there": round(there - opened, 2)}  # fmt: skip
+
+
+CURVES = {
+    "prepare": (prepare, [1_000, 10_000, 100_000, 1_000_000]),
+    "metrics": (metrics, [1_000, 10_000, 100_000]),
+}
 
 
 def main() -> None:
