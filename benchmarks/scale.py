@@ -93,15 +93,18 @@ def length(tokens: int) -> dict[str, Any]:
 
 
 def grpo_step(changes: dict[str, Any], ends: list[int] | None = None) -> dict[str, Any]:
-    """The stage's median step; `ends` stands in place of the tokens that end a completion."""
+    """The stage's median step, by the clock and of the processor.
+
+    `ends` stands in place of the tokens that end a completion.
+    """
     from benchmarks import clock, grpo_step
 
     raw = yaml.safe_load(Path("params.yaml").read_text())
     raw["grpo"] |= {"max_steps": STEPS, **changes}
     trainer = grpo_step.own(parameters.validate(raw, "params.yaml"))
     trainer.eos_token_ids = ends or trainer.eos_token_ids
-    wall, _ = clock.timed(trainer)
-    return {"ms": round(1000 * wall), "MB": round(peak())}
+    wall, cpu = clock.timed(trainer)
+    return {"ms": round(1000 * wall), "of processor": round(1000 * cpu), "MB": round(peak())}
 
 
 def samples(count: int) -> dict[str, Any]:

@@ -8,14 +8,14 @@ import math
 import random
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
-from itertools import chain, islice, zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from stages import tasks
 from stages.core import stage
 from stages.core.errors import UserError
-from stages.core.files import Rows, kept_rows, read_rows, write_json, write_rows
+from stages.core.files import Rows, in_parts, kept_rows, read_rows, write_json, write_rows
 from stages.core.grade import grades, right
 from stages.core.overlap import Index, normalised
 from stages.core.params import GENERATED, MAX_SHOTS, Params, Source, Task
@@ -46,19 +46,20 @@ class Sides(NamedTuple):
 
 def body(params: Params, run: Run) -> dict:
     parts = params.task.parts
-    loaded = {name: tasks.load(part, params.seed) for name, part in parts.items()}
-    asked = {name: on_disk(test) for name, (_, test) in loaded.items()}
-    index = Index(evaluated(asked, params.task))
+    # all of it is read before anything else is done: a row that will not do shows at once
+    read = {name: [on_disk(side) for side in tasks.load(part, params.seed)]
+            for name, part in parts.items()}  # fmt: skip
+    index = Index(evaluated({name: test for name, (_, test) in read.items()}, params.task))
     sides, dropped, seen = {}, {}, set()
     for name, part in parts.items():
         dropped[f"{name} test"] = lost = {}
-        test = on_disk(clean(from_disk(asked[name]), part, params, seen, lost))
+        test = on_disk(clean(from_disk(read[name][1]), part, params, seen, lost))
         none = test[:0]
         sides[name] = Sides(none, none, none, test[: part.test])
     found: list[dict] = []
     for name, part in parts.items():
         dropped[f"{name} train"] = lost = {}
-        fresh = decontaminated(loaded[name][0], name, part, index, found)
+        fresh = decontaminated(from_disk(read[name][0]), name, part, index, found)
         own = on_disk(fitting(clean(fresh, part, params, seen, lost), name, params, lost))
         left_out = {**lost, "asked by an evaluation": taken_out(found, name)}
         sides[name] = sides[name]._replace(**split(own, part, params.seed, left_out))
@@ -129,7 +130,7 @@ def clean(
         dropped: how many were dropped why; counts on.
     """
     dropped |= {"duplicate": 0, "gold unusable": 0, "trace not right": 0}
-    for chunk in chunks(new(problems, task, seen, dropped)):
+    for chunk in in_parts(new(problems, task, seen, dropped), CHUNK):
         if task.name in GENERATED:
             yield from chunk  # right by construction, which the tasks' tests check
             continue
@@ -162,12 +163,6 @@ def fingerprint(question: str) -> bytes:
     return blake2b(normalised(question).encode(errors="surrogatepass"), digest_size=16).digest()
 
 
-def chunks(problems: Iterable[Problem]) -> Iterator[list[Problem]]:
-    problems = iter(problems)
-    while chunk := list(islice(problems, CHUNK)):
-        yield chunk
-
-
 def claims_right(problem: Problem, task: Source) -> bool:
     """False for a trace whose own answer is not right, whatever it says of itself."""
     return problem.claimed is None or right(problem.claimed, tasks.judged_by(problem, task))
@@ -198,7 +193,7 @@ def fitting(
         yield from problems
         return
     tokenizer = models.load_tokenizer(BASE)
-    for chunk in chunks(problems):
+    for chunk in in_parts(problems, CHUNK):
         lengths = prompt_lengths(chunk, task, params, tokenizer)
         fits = [problem for problem, n in zip(chunk, lengths, strict=True) if n <= limit]
         dropped["prompt too long"] += len(chunk) - len(fits)

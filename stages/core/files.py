@@ -10,6 +10,7 @@ import shutil
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryFile, gettempdir
 from typing import Any, BinaryIO
@@ -161,22 +162,38 @@ def read_rows(path: Path) -> Iterator[dict]:
     Raises:
         UserError: no such file, or a line that is no JSON object; the message names the line.
     """
+    with opened(path) as file:
+        if path.suffix == ".json":
+            yield from listed(decoded(file.read(), str(path)), path)
+        else:
+            yield from (row for _, row in placed_rows(file, path))
+
+
+def opened(path: Path) -> BinaryIO:
     try:
-        file = path.open("rb")
+        return path.open("rb")
     except FileNotFoundError:
         raise UserError(
             f"{path} is missing: name another, or run the stage that makes it"
         ) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): name another file") from None
-    with file:
-        if path.suffix == ".json":
-            yield from listed(decoded(file.read(), str(path)), path)
-            return
-        for number, line in enumerate(file, 1):
-            place = f"{path}, line {number}"
-            if line := decoded(line, place).strip():
-                yield an_object(parsed(line, place), place)
+
+
+def placed_rows(file: BinaryIO, path: Path) -> Iterator[tuple[int, dict]]:
+    """The rows of a JSONL file, each with the byte at which its line begins."""
+    end = 0
+    for number, line in enumerate(file, 1):
+        start, end, place = end, end + len(line), f"{path}, line {number}"
+        if text := decoded(line, place).strip():
+            yield start, an_object(parsed(text, place), place)
+
+
+def in_parts(rows: Iterable, size: int) -> Iterator[list]:
+    """Rows in lists of that many, of which the last may be shorter."""
+    rows = iter(rows)
+    while part := list(islice(rows, size)):
+        yield part
 
 
 class Rows(Sequence):
@@ -202,6 +219,12 @@ class Rows(Sequence):
     def take(self, order: Iterable[int]) -> "Rows":
         """The rows of these numbers (from 0), in this order."""
         return Rows(self.file, array("q", map(self.places.__getitem__, order)))
+
+
+def indexed_rows(path: Path) -> Rows:
+    """A JSONL file's rows as a sequence; raises as `read_rows` does, which finds all at fault."""
+    file = opened(path)
+    return Rows(file, array("q", (place for place, _ in placed_rows(file, path))))
 
 
 def kept_rows(rows: Iterable[dict]) -> Rows:

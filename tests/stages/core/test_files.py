@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -6,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from stages.core.errors import UserError
-from stages.core.files import kept_rows, read_rows, replacing, write_csv, write_json, write_rows
+from stages.core.files import (
+    in_parts,
+    indexed_rows,
+    kept_rows,
+    read_rows,
+    replacing,
+    write_csv,
+    write_json,
+    write_rows,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_beside(here):
@@ -43,6 +53,20 @@ def test_rows_on_disk_are_a_sequence(here):
         (one, other) for one in rows for other in rows[3:5]
     ], "two readers do not disturb each other"
     assert not list((here / ".cache/rows").iterdir())
+
+
+def test_a_file_of_rows_is_a_sequence(here):
+    path, rows = Path("rows.jsonl"), [{"a": n, "b": "ü"} for n in range(5)]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    path.write_text("\ufeff" + "\n\n".join(lines), encoding="utf-8")
+    found = indexed_rows(path)
+    assert list(found) == list(read_rows(path)) == rows and found[3] == rows[3]
+    assert [len(part) for part in in_parts(found, 2)] == [2, 2, 1]
+    write_rows(path, [])
+    assert not indexed_rows(path)
+    path.write_text("[1]\n")
+    with pytest.raises(UserError, match="line 1: a JSON object was expected"):
+        indexed_rows(path)
 
 
 @pytest.mark.parametrize(
