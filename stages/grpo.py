@@ -18,7 +18,7 @@ from stages.answers.format import Format
 from stages.core import doctor, launch, stage
 from stages.core.curriculum import in_stages, pass_rates, worth_training
 from stages.core.errors import UserError
-from stages.core.files import indexed_rows, read_rows, write_rows
+from stages.core.files import indexed_rows, kept_rows, read_rows, write_rows
 from stages.core.grade import Grade, grades
 from stages.core.params import Grpo, Params
 from stages.core.stage import Run, log
@@ -189,7 +189,7 @@ def recording_trainer() -> type:
             self.fmt = fmt
             self.rounds = rounds  # of dynamic sampling
             self.share(shared)
-            self.rollouts: list[dict] = []
+            self.rollouts = kept_rows()
 
         def _get_train_sampler(self, dataset=None):
             own = super()._get_train_sampler(dataset)
@@ -231,7 +231,7 @@ def recording_trainer() -> type:
                     self._log_metric(name, value)
                 named = dict(zip(self.reward_func_names, score, strict=True))
                 rows.append(rollout(step, row, content, verdict, reward, named))
-            self.rollouts += launch.gathered(rows)
+            self.rollouts.extend(launch.gathered(rows))
 
     class DynamicTrainer(DynamicSampling, RecordingTrainer):
         """What it hands on as known already is neither recorded nor timed twice."""

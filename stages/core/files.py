@@ -220,6 +220,13 @@ class Rows(Sequence):
         """The rows of these numbers (from 0), in this order."""
         return Rows(self.file, array("q", map(self.places.__getitem__, order)))
 
+    def extend(self, rows: Iterable[dict]) -> None:
+        """Adds rows to the file's end."""
+        end = self.file.seek(0, os.SEEK_END)
+        for row in rows:
+            self.places.append(end)
+            end += self.file.write(json.dumps(row).encode() + b"\n")
+
 
 def indexed_rows(path: Path) -> Rows:
     """A JSONL file's rows as a sequence; raises as `read_rows` does, which finds all at fault."""
@@ -227,14 +234,12 @@ def indexed_rows(path: Path) -> Rows:
     return Rows(file, array("q", (place for place, _ in placed_rows(file, path))))
 
 
-def kept_rows(rows: Iterable[dict]) -> Rows:
+def kept_rows(rows: Iterable[dict] = ()) -> Rows:
     """Rows put down in a nameless file, which is gone with the process however it ends."""
     file = TemporaryFile(dir=cache_dir("rows"))  # noqa: SIM115 - as long as its rows are needed
-    places, end = array("q"), 0
-    for row in rows:
-        places.append(end)
-        end += file.write(json.dumps(row).encode() + b"\n")
-    return Rows(file, places)
+    kept = Rows(file, array("q"))
+    kept.extend(rows)
+    return kept
 
 
 def decoded(raw: bytes, place: str) -> str:

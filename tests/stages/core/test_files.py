@@ -52,6 +52,9 @@ def test_rows_on_disk_are_a_sequence(here):
     assert [(one, other) for one in kept for other in kept[3:5]] == [
         (one, other) for one in rows for other in rows[3:5]
     ], "two readers do not disturb each other"
+    one = kept[1:2]
+    kept.extend([{"a": 9}])
+    assert list(kept) == [*rows, {"a": 9}] and list(one) == rows[1:2]
     assert not list((here / ".cache/rows").iterdir())
 
 
