@@ -8,6 +8,7 @@ import pytest
 
 from stages.core.errors import UserError
 from stages.core.files import (
+    count_rows,
     in_parts,
     indexed_rows,
     kept_rows,
@@ -65,8 +66,9 @@ def test_a_file_of_rows_is_a_sequence(here):
     found = indexed_rows(path)
     assert list(found) == list(read_rows(path)) == rows and found[3] == rows[3]
     assert [len(part) for part in in_parts(found, 2)] == [2, 2, 1]
+    assert count_rows(path) == 5
     write_rows(path, [])
-    assert not indexed_rows(path)
+    assert not indexed_rows(path) and not count_rows(path)
     path.write_text("[1]\n")
     with pytest.raises(UserError, match="line 1: a JSON object was expected"):
         indexed_rows(path)
