@@ -13,6 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,7 +48,7 @@ class Result(NamedTuple):
 def body(model: str, params: Params, run: Run) -> dict:
     data = Path(f"data/{params.evaluate.split}.jsonl")
     run.dataset(data, params.evaluate.split)
-    rows = list(read_rows(data))[: params.evaluate.num_samples]
+    rows = list(islice(read_rows(data), params.evaluate.num_samples))
     if not rows:
         raise UserError(f"{data} has no rows: raise task.{params.evaluate.split} in params.yaml")
     folder = Path("models", FOLDERS.get(model, model))

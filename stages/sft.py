@@ -3,13 +3,14 @@ knows the format and sometimes succeeds. Ends with a merged model, which is GRPO
 """
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from stages.core import launch, stage
 from stages.core.errors import UserError
-from stages.core.files import read_rows, replacing, write_csv
+from stages.core.files import indexed_rows, replacing, write_csv
 from stages.core.params import Params
 from stages.core.stage import Run
 
@@ -31,7 +32,7 @@ def body(params: Params, run: Run) -> dict:
         copy_base()
         write_csv(CURVE, [{"step": 0, "loss": None}])
         return {"rows": 0}
-    rows = list(read_rows(ROWS))
+    rows = indexed_rows(ROWS)
     if not rows:
         raise UserError(f"{ROWS} is empty: raise task.demonstrations, or set sft.method to none")
     if params.sft.method == "full":
@@ -54,7 +55,7 @@ def copy_base() -> None:
 
 
 def with_adapter(
-    params: Params, tokenizer: "PreTrainedTokenizerBase", rows: list[dict], run: Run
+    params: Params, tokenizer: "PreTrainedTokenizerBase", rows: Sequence[dict], run: Run
 ) -> "PreTrainedModel":
     """LoRA or QLoRA on the frozen base, merged at the end."""
     from stages.core import lora, models, training

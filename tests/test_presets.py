@@ -117,7 +117,7 @@ def test_the_audit_lets_the_rewards_pass_on_real_golds(name, real_data):
     params = load(name)
     task = params.task.model_copy(update={"source": str(real_data / "gsm8k")})
     fmt = params.format.tags
-    problems = tasks.load(task, seed=0)[0]
+    problems = list(tasks.load(task, seed=0)[0])
     problems = problems[:500] + [one for one in problems[500:] if one.gold.startswith("-")]
     rows = [{**tasks.row(problem, "gsm8k", task, params.format), "working": problem.working}
             for problem in problems]  # fmt: skip
