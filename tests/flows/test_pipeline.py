@@ -6,7 +6,7 @@ import shutil
 import pytest
 import yaml
 
-from flows.pipeline import PipelineError, plan, slot_environments
+from flows.pipeline import PipelineError, plan, slot_environments, survey
 
 STAGES = ["prepare", "left", "right", "evaluate@left", "evaluate@right", "report"]
 
@@ -108,6 +108,23 @@ def test_targets_are_run_with_what_they_need(checkout):
     assert set(plan(["evaluate@right"])) == {"prepare", "right", "evaluate@right"}
     assert set(plan([])) == set(STAGES)
     assert set(plan([])["report"]) == {"evaluate@left", "evaluate@right"}
+
+
+def test_one_look_finds_what_is_as_it_was_and_what_it_hangs_on(checkout):
+    assert survey([], look=True) == (plan([]), set(STAGES))
+    assert survey([], look=False) == (plan([]), set())
+    checkout.set(left=2)
+    assert survey([], look=True)[1] == {"prepare", "right", "evaluate@right"}
+    (checkout.root / "prepare.txt").unlink()
+    assert survey([], look=True)[1] == set()
+
+
+def test_a_stage_is_looked_at_again_once_what_it_needs_is_back(checkout, run):
+    (checkout.root / "prepare.txt").unlink()
+    outcome = run(targets=["left"])
+    assert outcome.states == {"prepare": "Cached", "left": "Cached"}
+    assert "is cached - skipping run" in outcome.children["prepare"].state.message
+    assert outcome.children["left"].state.message == "unchanged since it last ran"
 
 
 @pytest.mark.parametrize(
