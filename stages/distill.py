@@ -8,6 +8,7 @@ As a stage: `python -m stages.distill`; `python -m stages.distill METHOD` teache
 by a method of report.compare, for the report.
 """
 
+import copy
 import random
 import re
 import sys
@@ -25,7 +26,7 @@ from stages.core.params import MATCHED, METHODS, Distill, Method, Params
 from stages.core.stage import Run
 
 if TYPE_CHECKING:
-    from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TEACHER, OUT = Path("models/grpo"), Path("models/student")
 DEMONSTRATIONS, POOL = Path("data/sft.jsonl"), Path("data/grpo.jsonl")
@@ -135,39 +136,35 @@ def sampled(
             torch.manual_seed(seed_at(params.seed, start))
             return complete(teacher, tokenizer, encoded, distill)
 
-        done.append((start, kept.get(start, encoded["input_ids"].tolist(), seeded)))
+        done.append((start, kept.get(start, encoded, seeded)))
         run.progress.update(min(start + BATCH, len(rows)), len(rows), "teacher samples")
     for start, ids in sorted(launch.gathered(done)):
         texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
         yield from ((rows[start + i // n], text) for i, text in enumerate(texts))
 
 
-def prompts(rows: list[dict], tokenizer: "PreTrainedTokenizerBase") -> "BatchEncoding":
-    """The rows' prompts as token ids, (rows, length), padded on the left."""
+def prompts(rows: list[dict], tokenizer: "PreTrainedTokenizerBase") -> Ids:
+    """The rows' prompts as token ids."""
     texts = [
         tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, tokenize=False)
         for row in rows
     ]
-    return tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
+    return tokenizer(texts, add_special_tokens=False)["input_ids"]
 
 
 def complete(
-    teacher: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
-    encoded: "BatchEncoding",
-    distill: Distill,
+    teacher: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", prompts: Ids, distill: Distill
 ) -> Ids:
     """`samples_per_prompt` completions of each prompt, one after the other."""
-    output = teacher.generate(
-        **encoded.to(teacher.device),
-        do_sample=True,
-        temperature=distill.temperature,
-        top_k=0,
-        num_return_sequences=distill.samples_per_prompt,
-        max_new_tokens=distill.max_completion_length,
-        pad_token_id=tokenizer.pad_token_id,
+    from stages.core.sampling import completed, in_halves
+
+    repeated = [prompt for prompt in prompts for _ in range(distill.samples_per_prompt)]
+    config = copy.deepcopy(teacher.generation_config)
+    config.update(do_sample=True, temperature=distill.temperature, top_k=0)
+    return in_halves(
+        lambda some: completed(teacher, tokenizer, some, config, distill.max_completion_length),
+        repeated,
     )
-    return output[:, encoded["input_ids"].shape[1] :].tolist()
 
 
 def verified(pairs: list[tuple[dict, str]], params: Params) -> list[dict]:

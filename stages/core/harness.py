@@ -2,7 +2,7 @@
 
 import difflib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import yaml
 
 from stages.core import launch
-from stages.core.batches import Batches, seed_at
+from stages.core.batches import Batches
 from stages.core.errors import UserError
 from stages.core.grade import grade, grades
 from stages.core.params import Params
@@ -64,7 +64,9 @@ def language_model(
     """
     if params.evaluate.backend == "vllm" and not bar_answer:
         return vllm_model(folder, params)
-    return hf_model(folder, params, bar_answer, shown, batches or Batches())
+    from stages.core.lm import Model
+
+    return Model(folder, params, bar_answer, shown, batches or Batches())
 
 
 def vllm_model(folder: Path, params: Params) -> "LM":
@@ -83,100 +85,6 @@ def vllm_model(folder: Path, params: Params) -> "LM":
         seed=params.seed,
         add_bos_token=False,
     )
-
-
-def hf_model(
-    folder: Path,
-    params: Params,
-    bar_answer: bool,
-    shown: Callable[[int], None],
-    batches: Batches,
-) -> "LM":
-    import torch
-    from lm_eval.models.huggingface import HFLM
-    from transformers import LogitsProcessorList
-
-    from stages.core import models
-    from stages.core.generation import BarredOpening, in_halves
-
-    fmt = params.format.tags
-    tokenizer = models.load_tokenizer(folder)
-    opening = tokenizer(fmt.opening, add_special_tokens=False)["input_ids"]
-
-    class Model(HFLM):
-        done = 0
-        sharing = False
-        lengths: dict[str, tuple[int, bool]]
-
-        def generate_until(self, requests, disable_tqdm=False):
-            if launch.world() > 1:
-                self.share(requests)
-                if not launch.first():
-                    return [""] * len(requests)
-            texts = super().generate_until(requests, disable_tqdm=True)  # `shown` instead
-            # code runs side by side here; lm-eval would have each judged by itself
-            at = [i for i, request in enumerate(requests) if request.doc.get("tests")]
-            grades([texts[i] for i in at], [requests[i].doc for i in at], fmt)
-            return texts
-
-        def share(self, requests):
-            """Each process generates its share of the batches; then each knows all of them."""
-            before, self.sharing, self.turn = self.done, True, 0
-            super().generate_until(requests, disable_tqdm=True)
-            self.done, self.sharing = before, False
-            batches.exchange()
-
-        def _model_generate(self, context, max_length, stop, attention_mask=None, **options):
-            if self.sharing:
-                self.turn += 1
-                if (self.turn - 1) % launch.world() != launch.rank():
-                    self.done += len(context)
-                    return context
-            if bar_answer:
-                barred = BarredOpening(context.shape[1], opening)
-                options["logits_processor"] = LogitsProcessorList([barred])
-
-            def generate(context: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-                return super(Model, self)._model_generate(
-                    context, max_length, stop, attention_mask=mask, **options
-                )
-
-            def seeded() -> list[list[int]]:
-                torch.manual_seed(seed_at(params.seed, self.done))
-                pad = tokenizer.pad_token_id
-                return in_halves(generate, context, attention_mask, pad).tolist()
-
-            ids = batches.get(self.done, context.tolist(), seeded)
-            self.done += len(context)
-            shown(self.done)
-            return torch.tensor(ids, device=context.device)
-
-        def tok_decode(self, tokens, skip_special_tokens=True):
-            text = super().tok_decode(tokens, skip_special_tokens)
-            if isinstance(tokens, list):
-                self.lengths[text] = length(tokens, tokenizer.eos_token_id, tokenizer.pad_token_id)
-            return text
-
-    model = Model(
-        pretrained=models.load_model(folder, params.base.attn_implementation, dtype="auto").eval(),
-        tokenizer=tokenizer,
-        backend="causal",
-        batch_size=params.evaluate.at_once,
-        add_bos_token=False,  # the chat template writes it where the model has one (trl#1400)
-    )
-    model.lengths = {}
-    return model
-
-
-def length(tokens: Sequence[int], eos: int, pad: int) -> tuple[int, bool]:
-    """Generated tokens without padding, and whether the end token is among them.
-
-    >>> length([5, 6, 2, 0, 0], eos=2, pad=0), length([5, 6], eos=2, pad=2)
-    ((2, True), (2, False))
-    """
-    ended = eos in tokens
-    own = list(tokens[: tokens.index(eos)] if ended else tokens)
-    return (len(own) if ended or pad not in own else own.index(pad)), ended
 
 
 def completion(model: "LM", text: str, limit: int) -> Completion:
@@ -209,22 +117,23 @@ def run(model: "LM", rows: list[dict], shots: list[dict], params: Params) -> Out
         shots: demonstrations for few-shot prompts, `evaluate.few_shot` of them.
         params: for evaluation's settings and the format.
     """
-    from lm_eval import simple_evaluate
+    from lm_eval import evaluate  # simple_evaluate runs pip and git for a description
     from lm_eval.tasks import TaskManager
 
     tasks = [graded(rows, shots, params)]
     if params.evaluate.samples_per_prompt:
         tasks.append(sampled(tasks[0], params))
-    results = simple_evaluate(
-        model=model,
-        tasks=tasks,
-        task_manager=TaskManager(include_defaults=False),
+    loaded = TaskManager(include_defaults=False).load(tasks)
+    for task in loaded["tasks"].values():
+        task.set_fewshot_seed(seed=params.seed)
+    results = evaluate(
+        lm=model,
+        task_dict=loaded,
         system_instruction=system(rows),
         apply_chat_template=True,
         fewshot_as_multiturn=True,
         bootstrap_iters=0,
         log_samples=True,
-        **seeds(params.seed),
     )
     if not launch.first():
         return None
@@ -265,7 +174,7 @@ def graded(rows: list[dict], shots: list[dict], params: Params) -> dict[str, Any
         task["fewshot_config"] = {
             "sampler": "first_n",
             "samples": [{**row, "shown": row["completion"][0]["content"]} for row in shots],
-            "doc_to_target": "{{shown}}",
+            "doc_to_target": lambda doc: doc["shown"],
         }
     return task
 

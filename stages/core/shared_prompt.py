@@ -2,9 +2,8 @@
 
 TRL's trainer repeats the prompt for each completion of its group. Here
 
-- sampling puts each distinct prompt through the model once, and then one row for each distinct
-  prefix: completions that have begun alike are decoded together until they part (a trie over the
-  group), and those that have ended are dropped;
+- sampling puts each distinct prompt through the model once, and what completions have in common
+  (stages/core/sampling.py);
 - the loss puts each distinct prompt, without its last token, through the model once; the
   completions, each after that token, attend to its keys and values, with gradients. Equal
   completions of a prompt are scored once. The head is TRL's own, and sees completions only.
@@ -23,17 +22,10 @@ from typing import TYPE_CHECKING
 import torch
 from peft.tuners.lora import Linear, LoraLayer
 from torch.nn.functional import pad
-from transformers import (
-    DynamicCache,
-    LogitsProcessorList,
-    MinPLogitsWarper,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
-from transformers.cache_utils import DynamicLayer
+from transformers import DynamicCache
 from trl.models import unwrap_model_for_generation
+
+from stages.core.sampling import A_CALL, can_be_shared, choices, positions, sampled
 
 if TYPE_CHECKING:
     from trl import GRPOTrainer
@@ -42,7 +34,6 @@ log = logging.getLogger("stages")
 
 PADDING = -1  # in place of a token id
 SKIPPED = -100  # the label of a token that is not scored
-A_CALL = 256  # tokens of padding that cost less than a further call of the model
 
 
 class SharedPrompt:
@@ -79,7 +70,7 @@ class SharedPrompt:
             gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs,
         ) as whole, merged(whole) as model:  # fmt: skip
             ids = sampled(model, prompt_ids, self._tokenizer.pad_token_id, self.eos_token_ids,
-                          choices(self), self.max_completion_length)  # fmt: skip
+                          choices(self.generation_config), self.max_completion_length)  # fmt: skip
         return ids, None
 
     def _get_per_token_logps_and_entropies(
@@ -106,11 +97,10 @@ def obstacles(trainer: "GRPOTrainer") -> dict[str, str | None]:
     """Why sampling, and why the loss, has to be left to TRL; None where it need not."""
     args = trainer.args
     model = trainer.accelerator.unwrap_model(trainer.model)
-    layers = {type(layer) for layer in DynamicCache(config=model.config).layers}
     dropout = any(isinstance(m, torch.nn.Dropout) and m.p for m in model.modules())
     common = {
         "dropout, which is drawn anew for each completion": dropout,
-        "attention over a window, or none": layers != {DynamicLayer},
+        "attention over a window, or none": not can_be_shared(model.config),
         f"weights spread over processes ({trainer.accelerator.distributed_type})":
             trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled,
     }  # fmt: skip
@@ -128,24 +118,7 @@ def obstacles(trainer: "GRPOTrainer") -> dict[str, str | None]:
     return {part: next((why for why, so in of.items() if so), None) for part, of in parts.items()}
 
 
-# --- sampling -------------------------------------------------------------------------------------
-
-
-def choices(trainer: "GRPOTrainer") -> LogitsProcessorList:
-    """What becomes of the logits before a token is drawn, in transformers' own order."""
-    config = trainer.generation_config
-    made = LogitsProcessorList()
-    if config.repetition_penalty not in (None, 1.0):
-        made.append(RepetitionPenaltyLogitsProcessor(config.repetition_penalty))
-    if config.temperature not in (None, 1.0):
-        made.append(TemperatureLogitsWarper(config.temperature))
-    if config.top_k:
-        made.append(TopKLogitsWarper(config.top_k))
-    if config.top_p is not None and config.top_p < 1.0:
-        made.append(TopPLogitsWarper(config.top_p))
-    if config.min_p is not None:
-        made.append(MinPLogitsWarper(config.min_p))
-    return made
+# --- the adapter, merged --------------------------------------------------------------------------
 
 
 @contextmanager
@@ -183,89 +156,6 @@ def can_be_merged(model: torch.nn.Module, layers: list[LoraLayer]) -> bool:
         and layer.get_base_layer().weight is not shared
         for layer in layers
     )
-
-
-@torch.no_grad()
-def sampled(
-    model: torch.nn.Module,
-    prompts: list[list[int]],
-    padding: int,
-    ends: list[int],
-    warp: LogitsProcessorList,
-    limit: int,
-) -> list[list[int]]:
-    """A completion of each prompt: token ids, the ending one included, at most `limit`.
-
-    Args:
-        prompts: token ids; equal ones are computed once.
-        padding: the token before a shorter prompt; a repetition penalty sees it, as in generate.
-        ends: tokens that end a completion.
-        warp: (rows, length), (rows, vocabulary) -> (rows, vocabulary).
-    """
-    device = next(model.parameters()).device
-    distinct = list(dict.fromkeys(map(tuple, prompts)))
-    places = {prompt: i for i, prompt in enumerate(distinct)}
-    # A row of the cache is a prompt and what has been drawn after it; `row` is that of each
-    # completion that has not ended.
-    row = torch.tensor([places[tuple(prompt)] for prompt in prompts], device=device)
-    running = torch.arange(len(prompts), device=device)
-    ids, mask = left_padded(distinct, padding, device)
-    drawn = torch.zeros(len(prompts), limit, dtype=torch.long, device=device)
-    lengths = torch.full((len(prompts),), limit, device=device)
-    ending = torch.tensor(ends, device=device)
-    cache, new = DynamicCache(), ids
-    for step in range(limit):
-        logits = model(
-            input_ids=new, attention_mask=mask, position_ids=positions(mask)[:, -new.shape[1] :],
-            past_key_values=cache, use_cache=True, logits_to_keep=1,
-        ).logits[:, -1].float()  # fmt: skip
-        token = draw(warp(ids, logits), row)
-        drawn[running, step] = token
-        ended = torch.isin(token, ending)
-        lengths[running[ended]] = step + 1
-        row, running, token = row[~ended], running[~ended], token[~ended]
-        if not len(running):
-            break
-        vocabulary = logits.shape[1]
-        branch, row = torch.unique(row * vocabulary + token, return_inverse=True)
-        parent, new = branch // vocabulary, (branch % vocabulary)[:, None]
-        if not torch.equal(parent, torch.arange(len(mask), device=device)):
-            cache.batch_select_indices(parent)
-            ids, mask = ids[parent], mask[parent]
-        ids, mask = torch.cat([ids, new], 1), torch.cat([mask, torch.ones_like(new)], 1)
-    rows = zip(drawn.tolist(), lengths.tolist(), strict=True)
-    return [tokens[:length] for tokens, length in rows]
-
-
-def draw(scores: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
-    """A token for each completion, from the scores of its row, by one uniform number each.
-
-    Args:
-        scores: logits, (rows, vocabulary).
-        row: of each completion.
-    """
-    cumulative = scores.softmax(-1, dtype=torch.float64).cumsum(-1)[row]
-    uniform = torch.rand(len(row), 1, dtype=torch.float64, device=scores.device)
-    # the first token that reaches beyond it: one without probability never does
-    found = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
-    return found.squeeze(1).clamp(max=scores.shape[1] - 1)
-
-
-def left_padded(
-    prompts: list[tuple[int, ...]], padding: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and their mask, both (prompts, length of the longest)."""
-    width = max(map(len, prompts))
-    ahead = [width - len(prompt) for prompt in prompts]
-    rows = zip(ahead, prompts, strict=True)
-    ids = torch.tensor([[padding] * n + list(prompt) for n, prompt in rows], device=device)
-    mask = (torch.arange(width) >= torch.tensor(ahead)[:, None]).long().to(device)
-    return ids, mask
-
-
-def positions(mask: torch.Tensor) -> torch.Tensor:
-    """A token's place among those of its row that are not masked, from 0; (rows, length)."""
-    return (mask.cumsum(1) - 1).clamp(min=0)
 
 
 # --- the loss -------------------------------------------------------------------------------------

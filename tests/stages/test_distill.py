@@ -19,7 +19,7 @@ SMALL = {"hidden_size": 32, "layers": 1, "heads": 2, "intermediate_size": 64}
 CHANGES = {
     "run": {"checkpoint_seconds": 0},
     "distill": {
-        "num_samples": 10, "min_samples": 1, "samples_per_prompt": 2, "temperature": 1.0,
+        "num_samples": 10, "min_samples": 1, "samples_per_prompt": 2, "temperature": 1.5,
         "max_steps": 5, "batch_size": 4, "max_completion_length": 24, "precision": "fp32",
         "student": {"scratch": SMALL}, "trainer": {"warmup_steps": 0, "logging_steps": 1},
     },

@@ -1,6 +1,5 @@
 """A group's prompt computed once: the same as each completion by itself, and as TRL."""
 
-from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -8,46 +7,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import (
-    AutoModelForCausalLM,
-    GPT2Config,
-    LlamaConfig,
-    LogitsProcessorList,
-    Qwen2Config,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-)
 from trl.trainer.utils import add_fused_lm_head
 
 from stages import base, grpo, tasks
 from stages.core import models, shared_prompt
 from stages.core.files import read_rows, write_rows
-from stages.core.shared_prompt import alike, draw, merged, obstacles, sampled, scored
+from stages.core.shared_prompt import alike, merged, obstacles, scored
 from tests import replayed, small_grpo
+from tests.architectures import EVERY, PROMPTS, made
 from tests.known import learn
 from tests.small_grpo import apart, batch, train, trainer
-
-SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-         "num_attention_heads": 2, "num_key_value_heads": 1}  # fmt: skip
-ARCHITECTURES = {
-    "llama": lambda size: LlamaConfig(vocab_size=size, **SMALL, tie_word_embeddings=False),
-    "tied llama": lambda size: LlamaConfig(vocab_size=size, **SMALL, tie_word_embeddings=True),
-    "qwen2": lambda size: Qwen2Config(vocab_size=size, **SMALL, tie_word_embeddings=True),
-    "gpt2": lambda size: GPT2Config(
-        vocab_size=size, n_embd=32, n_layer=2, n_head=2, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0
-    ),
-}
-EVERY = pytest.mark.parametrize("architecture", ARCHITECTURES)
-END = 7
-
-
-def made(architecture: str, size: int = 40, seed: int = 0):
-    torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(ARCHITECTURES[architecture](size))
-    for weight in model.parameters():  # far from uniform, so that what is wrong shows
-        weight.data += 0.1 * torch.randn_like(weight)
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +31,6 @@ def inside(project, monkeypatch) -> None:
 
 
 # --- the loss -------------------------------------------------------------------------------------
-
-PROMPTS = [[5, 9, 11, 3], [5, 9], [21, 22, 23, 24, 25, 26]]
 
 
 def groups(lengths: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor, int]:
@@ -204,83 +171,6 @@ def test_training_is_trls_in_every_architecture(architecture, tmp_path, monkeypa
 
 
 # --- sampling -------------------------------------------------------------------------------------
-
-GREEDY = LogitsProcessorList([TopKLogitsWarper(1)])
-
-
-@EVERY
-def test_the_likeliest_text_is_that_of_generate(architecture):
-    model = made(architecture)
-    prompts = [prompt for prompt in PROMPTS for _ in range(3)]
-    found = sampled(model, prompts, 0, [END], GREEDY, 12)
-    for prompt, completion in zip(prompts, found, strict=True):
-        told = model.generate(
-            torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-            do_sample=False, max_new_tokens=12, eos_token_id=END, pad_token_id=0,
-        )  # fmt: skip
-        assert completion == told[0, len(prompt) :].tolist()
-
-
-def test_a_repetition_penalty_is_that_of_generate():
-    model = made("llama")
-    warp = LogitsProcessorList([RepetitionPenaltyLogitsProcessor(1.8), TopKLogitsWarper(1)])
-    width = max(map(len, PROMPTS))
-    ids = torch.tensor([[0] * (width - len(p)) + p for p in PROMPTS])
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in PROMPTS])
-    told = model.generate(ids, attention_mask=mask, do_sample=False, repetition_penalty=1.8,
-                          max_new_tokens=12, eos_token_id=END, pad_token_id=0)  # fmt: skip
-    for row, completion in zip(told, sampled(model, PROMPTS, 0, [END], warp, 12), strict=True):
-        assert completion == row[width : width + len(completion)].tolist()
-        assert completion[-1] == END or len(completion) == 12
-
-
-def test_completions_are_drawn_as_often_as_the_model_says():
-    """Two tokens of a vocabulary of 9, each pair's frequency against its exact probability."""
-    model, n, heat = made("llama", size=9), 20_000, 1.5
-    warp = LogitsProcessorList([TemperatureLogitsWarper(heat)])
-    torch.manual_seed(0)
-    drawn = Counter(map(tuple, sampled(model, [[1, 2, 3]] * n, 0, [END], warp, 2)))
-
-    def after(ids: list[int]) -> torch.Tensor:
-        return (model(torch.tensor([ids])).logits[0, -1] / heat).softmax(-1)
-
-    first = after([1, 2, 3])
-    expected = {(END,): first[END].item()}
-    for a in range(9):
-        if a != END:
-            second = after([1, 2, 3, a])
-            expected |= {(a, b): (first[a] * second[b]).item() for b in range(9)}
-    assert sum(expected.values()) == pytest.approx(1, abs=1e-5)
-    chi = sum((drawn[pair] - n * p) ** 2 / (n * p) for pair, p in expected.items())
-    assert chi < 120, "72 degrees of freedom: 3 in 10,000 are above"
-
-
-def test_each_completion_has_a_number_of_its_own():
-    torch.manual_seed(0)
-    drawn = sampled(made("llama"), [[1, 2]] * 200, 0, [END], LogitsProcessorList(), 20)
-    assert len(set(map(tuple, drawn))) > 100
-    assert all(END not in one[:-1] for one in drawn)
-    assert {len(one) for one in drawn if one[-1] != END} <= {20}
-
-
-def test_prefixes_are_computed_once(inside):
-    model, rows = made("llama"), []
-    model.model.register_forward_pre_hook(
-        lambda _, __, given: rows.append(len(given["input_ids"])), with_kwargs=True
-    )
-    sampled(model, [prompt for prompt in PROMPTS for _ in range(8)], 0, [END], GREEDY, 5)
-    assert rows == [3] * 5, "a group that says the same is one row"
-
-
-@given(st.integers(0, 2**32), st.integers(1, 6))
-def test_what_has_no_probability_is_never_drawn(seed, rows):
-    torch.manual_seed(seed)
-    scores = torch.randn(rows, 11)
-    barred = torch.rand(rows, 11) < 0.5
-    barred[:, 4] = False
-    row = torch.randint(rows, (50,))
-    token = draw(scores.masked_fill(barred, -torch.inf), row)
-    assert not barred[row, token].any()
 
 
 def test_the_same_seed_draws_the_same(inside):
