@@ -35,7 +35,7 @@ LEAST = [sys.executable, "-c", "import torch, transformers"]
 # The call with which a stage's work begins, its libraries imported and its model loaded. Those
 # without one need none: their work begins with their body.
 WORK = {
-    "base": "torch:manual_seed",
+    "base": "stages.tasks:corpus",
     "sft": "stages.core.training:train",
     "grpo": "stages.core.training:train",
     "merge": "stages.core.lora:attached",

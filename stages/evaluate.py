@@ -50,7 +50,7 @@ def body(model: str, params: Params, run: Run) -> dict:
     rows = list(read_rows(data))[: params.evaluate.num_samples]
     if not rows:
         raise UserError(f"{data} has no rows: raise task.{params.evaluate.split} in params.yaml")
-    libraries.load("lm_eval.models.huggingface")
+    libraries.load("lm_eval.evaluator", "lm_eval.models.huggingface")
     folder = Path("models", FOLDERS.get(model, model))
     batches = Batches(resume.folder(run.name) / launch.apart("batches.jsonl"))
     result = evaluated(folder, rows, params, run.progress, model == "control", batches)

@@ -22,6 +22,7 @@ def test_what_has_not_changed_is_cached_and_not_run(checkout, run):
     assert outcome.state.is_completed()
     assert outcome.state.message == "6 stages: 0 ran, 6 cached"
     assert outcome.states == expected("Cached")
+    assert {child.run_count for child in outcome.children.values()} == {0}  # they are born ended
     assert checkout.events() == {}
 
 

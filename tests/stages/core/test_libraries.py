@@ -14,6 +14,21 @@ from stages.core import libraries
 from stages.core import params as parameters
 from tests.conftest import ROOT, merged
 
+WATCHED = """
+import atexit, gc
+import psutil
+from stages.core import stage
+
+def body(params, run):
+    beside = [child.cmdline()[2] for child in psutil.Process().children()]
+    print(f"{'one process' if len(beside) == 1 else len(beside)} beside it: {' '.join(beside)}")
+    return {}
+
+atexit.register(lambda: print("at its end the collector passes over what is there:",
+                              gc.get_freeze_count() > 10_000))
+stage.main("audit", body)
+"""
+
 
 def made(raw: dict, **changes: dict) -> parameters.Params:
     return parameters.validate(merged(raw, changes), "params.yaml")
@@ -103,6 +118,9 @@ def test_stages_that_compute_no_model_load_neither_torch_nor_trackers(project):
         packages = {line.split("|")[-1].strip().partition(".")[0] for line in lines}
         assert "pydantic" in packages
         assert not packages & {"torch", "transformers", "datasets", "mlflow", "dvc"}
+    said = project.run(sys.executable, "-c", WATCHED)
+    assert "one process beside it: stages.core.tracker" in said
+    assert "at its end the collector passes over what is there: True" in said
 
 
 def test_a_yaml_file_is_read_alike_by_either_loader():
