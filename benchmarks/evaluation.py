@@ -1,7 +1,7 @@
 """An evaluation beside lm-eval's own: python -m benchmarks.evaluation.
 
     dvc repro merge                            # what is evaluated, and on what
-    python -m benchmarks.evaluation [--rounds 5] [--model models/grpo] [--samples 4]
+    python -m benchmarks.evaluation [--rounds 5] [--model models/grpo] [--samples 4] [--shots 0]
 
 lm-eval's Hugging Face model and ours answer the same task, params.yaml's test problems, greedily
 and then several times each, by turns. lm-eval's batch size is the best of BATCHES, found first.
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from benchmarks.clock import Turn, by_turns, show
+from stages import evaluate
 from stages.core import harness, models, stage
 from stages.core import params as parameters
 from stages.core.batches import Batches
@@ -44,10 +45,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--model", type=Path, default=Path("models/grpo"))
     parser.add_argument("--samples", type=int, default=4)
+    parser.add_argument("--shots", type=int, default=0, help="worked examples before each problem")
     chosen = parser.parse_args()
     rows = list(read_rows(ROWS))
     for repeats in (0, chosen.samples):
-        compare(chosen.model, rows, changed(samples_per_prompt=repeats), chosen.rounds)
+        compare(chosen.model, rows, changed(samples_per_prompt=repeats, few_shot=chosen.shots),
+                chosen.rounds)  # fmt: skip
 
 
 def compare(folder: Path, rows: list[dict], params: parameters.Params, rounds: int) -> None:
@@ -78,19 +81,23 @@ def plain(model: "LM", rows: list[dict], params: parameters.Params) -> list[str]
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
 
-    tasks = [harness.graded(rows, [], params)]
+    tasks = [harness.graded(rows, shots(params), params)]
     if params.evaluate.samples_per_prompt:
         tasks.append(harness.sampled(tasks[0], params))
     results = simple_evaluate(
         model=model, tasks=tasks, task_manager=TaskManager(include_defaults=False),
-        apply_chat_template=True, bootstrap_iters=0, log_samples=True,
+        apply_chat_template=True, fewshot_as_multiturn=True, bootstrap_iters=0, log_samples=True,
     )  # fmt: skip
     return [sample["resps"][0][0] for sample in results["samples"]["graded"]]
 
 
 def own(model: "LM", rows: list[dict], params: parameters.Params) -> list[str]:
     model.done, model.batches = 0, Batches()  # nothing is known
-    return harness.run(model, rows, [], params).greedy
+    return harness.run(model, rows, shots(params), params).greedy
+
+
+def shots(params: parameters.Params) -> list[dict]:
+    return list(read_rows(evaluate.SHOTS))[: params.evaluate.few_shot]
 
 
 def changed(**settings: int) -> parameters.Params:

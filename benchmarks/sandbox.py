@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from stages.sandbox import Asserts, Limits, options, probes, run_tests
 from stages.sandbox.judge import run_program
@@ -20,6 +21,14 @@ def bare() -> None:
     source = "\n".join([CODE, *TESTS.tests])
     interpreter = [os.path.realpath(sys.executable), "-I", "-S", "-c", source]
     assert subprocess.run(interpreter, capture_output=True).returncode == 0
+
+
+def asserts(option: str) -> None:
+    assert run_tests(CODE, TESTS, option=option).score == 1
+
+
+def program(option: str) -> None:
+    assert run_program("print(1)", "", Limits(), option, 10.0) == ("1\n", "")
 
 
 def rate(run: Callable[[], None], runs: int) -> float:
@@ -38,15 +47,8 @@ def main(runs: int) -> None:
         if reason := options.missing(option) or probes.failure(option):
             print(f"{option}: {reason}")
             continue
-
-        def asserts(option: str = option) -> None:
-            assert run_tests(CODE, TESTS, option=option).score == 1
-
-        def program(option: str = option) -> None:
-            assert run_program("print(1)", "", Limits(), option, 10.0) == ("1\n", "")
-
         for name, run in (("tests, two jails", asserts), ("program, one jail", program)):
-            found = rate(run, runs)
+            found = rate(partial(run, option), runs)
             print(f"{option + ': ' + name:34}{found:8.1f}{found / base:9.2f}")
 
 
