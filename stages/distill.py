@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.core import launch, resume, stage
+from stages.core import launch, libraries, resume, stage
 from stages.core.batches import Batches, Ids, seed_at
 from stages.core.errors import UserError
 from stages.core.files import indexed_rows, read_rows, write_rows
@@ -39,6 +39,7 @@ OF_SAMPLES = ("verified", "unverified", "logits")  # methods for which the teach
 
 def body(params: Params, run: Run, suffix: str = "") -> dict:
     """`suffix` is what the names of all that is written end in."""
+    libraries.load("trl.trainer.sft_trainer")
     from stages.core import models, student
 
     distill = params.distill

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from stages import rewards
 from stages.answers import worker
 from stages.answers.equality import equal
-from stages.core import harness, launch, resume, stage
+from stages.core import harness, launch, libraries, resume, stage
 from stages.core.batches import Batches
 from stages.core.errors import UserError
 from stages.core.files import read_rows, write_json, write_rows
@@ -51,6 +51,7 @@ def body(model: str, params: Params, run: Run) -> dict:
     rows = list(islice(read_rows(data), params.evaluate.num_samples))
     if not rows:
         raise UserError(f"{data} has no rows: raise task.{params.evaluate.split} in params.yaml")
+    libraries.load("lm_eval.evaluator", "lm_eval.models.huggingface")
     folder = Path("models", FOLDERS.get(model, model))
     batches = Batches(resume.folder(run.name) / launch.apart("batches.jsonl"))
     result = evaluated(folder, rows, params, run.progress, model == "control", batches)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from stages import rewards
 from stages.answers import worker
 from stages.answers.format import Format
-from stages.core import doctor, launch, stage
+from stages.core import doctor, launch, libraries, stage
 from stages.core.curriculum import in_stages, pass_rates, worth_training
 from stages.core.errors import UserError
 from stages.core.files import indexed_rows, kept_rows, read_rows, write_rows
@@ -48,6 +48,7 @@ HIGH_REWARD = 0.8
 
 
 def body(params: Params, run: Run) -> dict:
+    libraries.load("trl.trainer.grpo_trainer")
     from stages.core import models, probe, training
 
     grpo = params.grpo

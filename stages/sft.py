@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from stages.core import launch, stage
+from stages.core import launch, libraries, stage
 from stages.core.errors import UserError
 from stages.core.files import indexed_rows, replacing, write_csv
 from stages.core.params import Params
@@ -22,6 +22,7 @@ OUT, CURVE = Path("models/sft"), Path("plots/sft.csv")
 
 
 def body(params: Params, run: Run) -> dict:
+    libraries.load("trl.trainer.sft_trainer")
     from stages.core import models, training
 
     run.dataset(ROWS, "training")

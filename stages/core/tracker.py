@@ -7,6 +7,7 @@ metric that has the same key, time, step and value. A stage that is gone is outl
 Artifacts come last: they may lie in another store (S3), whose loss must not keep metrics back.
 """
 
+import gc
 import json
 import os
 import platform
@@ -23,12 +24,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from filelock import FileLock, Timeout
 
 from stages.core.errors import UserError
 from stages.core.files import cache_dir, replacing, root, write_text
-from stages.core.graph import md5
+from stages.core.graph import loaded, md5
+from stages.core.libraries import uncollected
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
@@ -245,9 +246,10 @@ class MlflowRun:
 
     def __init__(self, spool: Path, start: dict):
         self.stage = start["stage"]
-        self.store = Store(start["tracking"]["uri"])
+        with uncollected():  # while mlflow, sqlalchemy and dvc load
+            self.store = Store(start["tracking"]["uri"])
+            self.lineage = lineage(self.stage)
         self.client = self.store.client
-        self.lineage = lineage(self.stage)
         self.artifacts: list[dict] = []  # events that wait for the end
         self.metrics: dict[str, list[Metric]] = defaultdict(list)  # run -> those yet to be sent
         with FileLock(cache_dir("tracking") / "parent.lock"):  # side-by-side stages make it once
@@ -408,7 +410,7 @@ def lineage(stage: str) -> dict:
 def finished_stages() -> dict[str, dict]:
     """The entries of dvc.lock: the last run of each stage."""
     lock = Path("dvc.lock")
-    return yaml.safe_load(lock.read_text())["stages"] if lock.exists() else {}
+    return loaded(lock)["stages"] if lock.exists() else {}
 
 
 def key(entry: dict) -> str:
@@ -428,3 +430,4 @@ def environment() -> dict[str, str]:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), int(sys.argv[2]))
+    gc.freeze()  # as at the end of a stage, which waits for this one
