@@ -170,7 +170,7 @@ def child(report: Path, module: str, *arguments: str) -> None:
 # --- nothing to do --------------------------------------------------------------------------------
 
 
-def noop(rounds: int) -> None:
+def noop(rounds: int) -> dict[str, list[Turn]]:
     """`dvc repro` of this project beside that of as many stages that hang on next to nothing."""
     dvc = [sys.executable, "-m", "dvc", "repro"]
     said = subprocess.run(dvc, check=True, capture_output=True, text=True).stdout
@@ -183,7 +183,7 @@ def noop(rounds: int) -> None:
         for _ in range(rounds):
             turns[f"{count} empty stages"].append(timed(dvc, cwd=folder))
             turns[f"these {count} stages"].append(timed(dvc))
-    show(turns)
+    return turns
 
 
 def empty_pipeline(folder: Path, count: int) -> None:
@@ -325,7 +325,7 @@ def main() -> None:
         case "stages":
             stages(chosen.rounds, chosen.only)
         case "noop":
-            noop(chosen.rounds)
+            show(noop(chosen.rounds))
         case "flow":
             flow(chosen.rounds)
         case "run":

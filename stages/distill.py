@@ -115,7 +115,8 @@ def train(
 
     distill = params.distill
     if distill.method not in MATCHED:
-        return training.supervised(student, tokenizer, lessons, distill, run, params.seed)
+        trainer = training.supervisor(student, tokenizer, lessons, distill, run, params.seed)
+        return training.supervised(trainer, run, distill)
     teacher = models.load_model(TEACHER, params.base.attn_implementation, dtype="auto")
     return matching.matched(student, teacher, tokenizer, lessons, distill, run, params.seed)
 

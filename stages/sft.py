@@ -38,7 +38,8 @@ def body(params: Params, run: Run) -> dict:
         raise UserError(f"{ROWS} is empty: raise task.demonstrations, or set sft.method to none")
     if params.sft.method == "full":
         model = models.load_model(BASE, params.base.attn_implementation)
-        trained = training.supervised(model, tokenizer, rows, params.sft, run, params.seed)
+        trainer = training.supervisor(model, tokenizer, rows, params.sft, run, params.seed)
+        trained = training.supervised(trainer, run, params.sft)
     else:
         trained = with_adapter(params, tokenizer, rows, run)
     if not launch.first():
@@ -67,7 +68,8 @@ def with_adapter(
     model = models.load_model(BASE, attn, dtype, quantize)
     lora.require_modules(model, params.sft.lora, "sft.lora")
     config = lora.config(params.sft.lora)
-    trained = training.supervised(model, tokenizer, rows, params.sft, run, params.seed, config)
+    trainer = training.supervisor(model, tokenizer, rows, params.sft, run, params.seed, config)
+    trained = training.supervised(trainer, run, params.sft)
     if not launch.first():
         return trained
     with TemporaryDirectory() as adapter:

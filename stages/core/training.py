@@ -154,27 +154,6 @@ class Report(TrainerCallback):
         self.run.progress.update(state.global_step, state.max_steps, note)
 
 
-def supervised(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
-    rows: Sequence[dict],
-    section: Sft | Distill,
-    run: Run,
-    seed: int,
-    peft_config: "LoraConfig | None" = None,
-) -> "PreTrainedModel":
-    """Trains on the completions of prompt-completion rows; returns the trained model.
-
-    Raises:
-        UserError: no row fits `max_length`.
-    """
-    trainer = supervisor(model, tokenizer, rows, section, run, seed, peft_config)
-    for callback in (Doctor(run, section), Report(run)):
-        trainer.add_callback(callback)
-    train(trainer, run, section)
-    return whole(trainer)
-
-
 def supervisor(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
@@ -184,7 +163,11 @@ def supervisor(
     seed: int,
     peft_config: "LoraConfig | None" = None,
 ) -> "SFTTrainer":
-    """What trains on the completions of prompt-completion rows."""
+    """What trains on the completions of prompt-completion rows.
+
+    Raises:
+        UserError: no row fits `max_length`.
+    """
     from trl import SFTConfig, SFTTrainer
 
     score_labelled_tokens_only()
@@ -200,6 +183,14 @@ def supervisor(
         peft_config=peft_config,
         optimizers=(optimizer(model, section), None),
     )
+
+
+def supervised(trainer: "SFTTrainer", run: Run, section: Sft | Distill) -> "PreTrainedModel":
+    """Trains; returns the trained model."""
+    for callback in (Doctor(run, section), Report(run)):
+        trainer.add_callback(callback)
+    train(trainer, run, section)
+    return whole(trainer)
 
 
 def score_labelled_tokens_only() -> None:
