@@ -9,7 +9,7 @@ SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist loadfile
 MODEL ?= grpo
 PORT ?= 8000
 
-.PHONY: help venv demo test test-long lint ui export serve clean-checkpoints
+.PHONY: help venv demo test test-long ratios lint ui export serve clean-checkpoints
 
 help:
 	@echo "make demo   install into .venv, run the whole pipeline (dvc repro), show the result"
@@ -18,6 +18,7 @@ help:
 	@echo "make export the final models as folders with their cards: exports/grpo, exports/student"
 	@echo "make serve  an OpenAI-style server of the final model (MODEL=grpo PORT=8000)"
 	@echo "make lint   ruff"
+	@echo "make ratios after make demo: has anything become much slower? (benchmarks/README.md)"
 	@echo "make clean-checkpoints   remove what killed trainings would go on from"
 
 venv: .venv/installed
@@ -45,6 +46,9 @@ test: venv
 
 test-long: venv
 	pytest $(SIDE_BY_SIDE) -m long
+
+ratios: venv
+	python -m benchmarks.ratios
 
 lint: venv
 	ruff check . && ruff format --check .

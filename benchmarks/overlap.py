@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from itertools import accumulate, islice, product
 
 from stages.core.overlap import Index
-from stages.tasks import arithmetic
+from stages.tasks import arithmetic, generated
+from stages.tasks.problem import Problem
 
 ITEMS = 10_000
 WORDS = 50  # a row
@@ -37,11 +38,15 @@ def templated(rng: random.Random, held: list[str]) -> Iterator[str]:
         text = ""
         while text.count(" ") < WORDS - 10:
             made = arithmetic.problem(rng)
-            if not arithmetic.held_out(arithmetic.chain_of(made)):
+            if not is_held_out(made):
                 text += made.question + " "
         yield text
-    for made in arithmetic.distinct(rng, test=True):
+    for made in generated.distinct(arithmetic.problem, is_held_out, rng, test=True):
         yield made.question
+
+
+def is_held_out(made: Problem) -> bool:
+    return arithmetic.held_out(arithmetic.chain_of(made))
 
 
 def peak() -> float:

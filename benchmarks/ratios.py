@@ -96,7 +96,7 @@ def sandboxes(rounds: int) -> Iterator[float]:
 
 def nothing_to_do(rounds: int) -> Iterator[float]:
     """A `dvc repro` of as many empty stages beside this project's."""
-    turns = startup.noop_turns(rounds)
+    turns = startup.noop(rounds)
     yield from of_processor(*turns.values())
 
 

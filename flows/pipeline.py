@@ -29,6 +29,7 @@ from flows import lease, process
 from flows.stage import (
     STAGE_LINE,
     PipelineError,
+    cached_run,
     child_run,
     dvc,
     follow,
@@ -38,6 +39,7 @@ from flows.stage import (
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
+    from dvc.stage import Stage
 
 lease.keep()
 
@@ -70,11 +72,12 @@ async def grpo_pipeline(
     asyncio.get_running_loop().set_exception_handler(partial(_on_error, asyncio.current_task()))
     options = [option for option, wanted in (("--force", force), ("--pull", pull)) if wanted]
     try:
-        needs = plan(targets)
+        look = not (force or overrides)
+        needs, unaffected = await asyncio.to_thread(survey, targets, look)
         if overrides:
             state = await _run_experiment(overrides, targets, options, retries)
         else:
-            state = await _run_stages(needs, force, options, retries)
+            state = await _run_stages(needs, unaffected, force, options, retries)
     except (DvcException, PipelineError) as error:
         state = Failed(message=str(error))
     await server_is_there()
@@ -101,6 +104,15 @@ def plan(targets: Iterable[str]) -> dict[str, list[str]]:
     A stage comes after those it waits for. Raises PipelineError where a target names no stage,
     and DvcException where DVC cannot read dvc.yaml.
     """
+    return survey(targets, look=False)[0]
+
+
+def survey(targets: Iterable[str], look: bool) -> tuple[dict[str, list[str]], set[str]]:
+    """Return the `plan`, and those of its stages that are as they were, with all they wait for.
+
+    These are found in one go: opening the checkout takes DVC longer than looking at a stage.
+    Without `look` none is looked at, and none found.
+    """
     from dvc.repo.reproduce import get_active_graph, plan_repro
 
     with _locked_repo() as repo:
@@ -108,10 +120,13 @@ def plan(targets: Iterable[str]) -> dict[str, list[str]]:
         stages = {stage.addressing: stage for stage in graph}
         named = [stages[name] for target in targets for name in _select(target, stages)]
         wanted = named or repo.stage.collect("dvc.yaml")
-        return {
-            stage.addressing: [needed.addressing for needed in graph.successors(stage)]
-            for stage in plan_repro(graph, wanted)
-        }
+        needs, unaffected = {}, set()
+        for stage in plan_repro(graph, wanted):
+            name = stage.addressing
+            needs[name] = [needed.addressing for needed in graph.successors(stage)]
+            if look and unaffected.issuperset(needs[name]) and _is_unchanged(stage):
+                unaffected.add(name)
+        return needs, unaffected
 
 
 @contextmanager
@@ -140,7 +155,11 @@ def _select(target: str, stages: Iterable[str]) -> list[str]:
 
 
 async def _run_stages(
-    needs: dict[str, list[str]], force: bool, options: list[str], retries: int
+    needs: dict[str, list[str]],
+    unaffected: set[str],
+    force: bool,
+    options: list[str],
+    retries: int,
 ) -> State:
     """Run each stage of `needs` as soon as those it waits for have finished."""
     slots: asyncio.Queue[dict[str, str]] = asyncio.Queue()
@@ -149,14 +168,20 @@ async def _run_stages(
     checking = asyncio.Lock()
     environment = stage_environment()
 
+    async def is_unchanged_now(name: str) -> bool:
+        """What has run before it may have made what it made last time."""
+        if force or unaffected.issuperset(needs[name]):
+            return False
+        return await asyncio.to_thread(_is_unchanged_now, name)
+
     async def run(name: str, waits_for: list[asyncio.Task]) -> State | None:
         needed = await asyncio.gather(*waits_for)
         if not all(state and state.is_completed() for state in needed):
             return None
         # One at a time: a Prefect server on SQLite makes many a concurrent request wait for 2 s.
         async with checking:
-            if not force and await asyncio.to_thread(_is_unchanged, name):
-                return await child_run(name, _unchanged)
+            if name in unaffected or await is_unchanged_now(name):
+                return await cached_run(name)
         slot = await slots.get()
         command = ["repro", "--single-item", *options, name]
         log = Path("logs", f"{name}.log")
@@ -181,19 +206,19 @@ async def _run_stages(
     return _summary(dict(zip(runs, states, strict=True)))
 
 
-def _is_unchanged(name: str) -> bool:
-    from dvc.lock import LockError
-
+def _is_unchanged_now(name: str) -> bool:
     with _locked_repo() as repo:
         [stage] = repo.stage.collect(name)
-        try:
-            return not stage.changed()
-        except LockError:
-            return False  # someone else runs it: `dvc repro` says who
+        return _is_unchanged(stage)
 
 
-async def _unchanged() -> State:
-    return Completed(name="Cached", message="unchanged since it last ran")
+def _is_unchanged(stage: "Stage") -> bool:
+    from dvc.lock import LockError
+
+    try:
+        return not stage.changed()
+    except LockError:
+        return False  # someone else runs it: `dvc repro` says who
 
 
 def slot_environments() -> list[dict[str, str]]:

@@ -11,7 +11,7 @@ from contextlib import aclosing, suppress
 from pathlib import Path
 
 from httpx import TransportError
-from prefect import Flow, get_client, get_run_logger, runtime
+from prefect import Flow, Task, get_client, get_run_logger, runtime
 from prefect.states import Completed, Failed, State
 
 from flows import process
@@ -53,7 +53,7 @@ async def child_run(name: str, body: Callable[[], Awaitable[State]], retries: in
         await server_is_there()
         return ended
 
-    name = name.replace("/", ":")  # of a file such as data/raw.dvc; Prefect allows no slash
+    name = _run_name(name)
     child = Flow(stage, name=name, flow_run_name=name, retries=retries)
     while True:
         await server_is_there()
@@ -65,6 +65,35 @@ async def child_run(name: str, body: Callable[[], Awaitable[State]], retries: in
             async with get_client() as client:
                 await client.set_flow_run_state(child_id, ended, force=True)
             return ended
+
+
+async def cached_run(name: str) -> State:
+    """Show a stage that has not changed as a child run that has ended, and return its state.
+
+    It takes four requests; a run that starts, runs and ends takes twelve.
+    """
+    name = _run_name(name)
+    state = Completed(name="Cached", message="unchanged since it last ran")
+    while True:
+        await server_is_there()
+        with suppress(TransportError):  # lost at this very moment
+            # what Prefect's engine does for a flow that a flow calls
+            placeholder = await Task(_unchanged, name=name).create_run()
+            async with get_client() as client:
+                await client.create_flow_run(
+                    Flow(_unchanged, name=name), name, state=state,
+                    parent_task_run_id=placeholder.id,
+                )  # fmt: skip
+            get_run_logger().info("%s is unchanged since it last ran", name)
+            return state
+
+
+def _unchanged() -> None:
+    """What a stage does that has not changed."""
+
+
+def _run_name(stage: str) -> str:
+    return stage.replace("/", ":")  # of a file such as data/raw.dvc; Prefect allows no slash
 
 
 async def server_is_there() -> None:

@@ -7,7 +7,9 @@ full score and several that must not. Above the thresholds in params.yaml traini
 import itertools
 import string
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from stages import rewards
@@ -16,7 +18,7 @@ from stages.answers.equality import number
 from stages.answers.format import BOX, Format
 from stages.core import stage
 from stages.core.errors import UserError
-from stages.core.files import read_rows, write_json
+from stages.core.files import in_parts, indexed_rows, write_json
 from stages.core.params import Params
 from stages.core.stage import Run, log
 from stages.rewards.combine import one
@@ -24,20 +26,25 @@ from stages.rewards.combine import one
 ROWS, OUT = Path("data/grpo.jsonl"), Path("data/audit.json")
 NAMED = 10  # rows at fault that are named
 CLOSE = 1e-9
+CHUNK = 1000  # rows judged at once
 
-Scores = list[float | None]
+Scores = tuple[float | None, ...]
 
 
 def body(params: Params, run: Run) -> dict:
     fmt = params.format.tags
     functions, weights = rewards.load(params.grpo.rewards, fmt)
-    rows = list(read_rows(ROWS))
+    rows = indexed_rows(ROWS)
     if not rows:
         raise UserError(f"{ROWS} has no rows: raise task.pool")
     began = time.monotonic()
     verdicts = {}
     for probe, make in PROBES.items():
-        verdicts[probe] = judge(functions, rows, [make(row, fmt) for row in rows])
+        verdicts[probe] = [
+            scores
+            for part in in_parts(rows, CHUNK)
+            for scores in judge(functions, part, [make(row, fmt) for row in part])
+        ]
         run.progress.update(len(verdicts), len(PROBES), probe)
     seconds = time.monotonic() - began
 
@@ -127,29 +134,34 @@ def judge(
         return verdicts
     scores = rewards.judge(functions, [rows[i] for i in at], [completions[i] for i in at])
     for i, sample in zip(at, scores, strict=True):
-        verdicts[i] = sample
+        verdicts[i] = same(tuple(sample))
     return verdicts
 
 
+@lru_cache(maxsize=65_536)
+def same(scores: Scores) -> Scores:
+    """Equal scores, of which there are millions in large data, as one object."""
+    return scores
+
+
 def faults(
-    verdicts: dict[str, list[Scores | None]], weights: list[float], rows: list[dict]
+    verdicts: dict[str, list[Scores | None]], weights: list[float], rows: Sequence[dict]
 ) -> dict:
     """Rates and the first rows at fault.
 
     A false negative is a right completion that earns less than the best right one of its task; a
     false positive is a probe that earns at least what the right completion of its row does.
     """
-    totals = {
-        name: [None if scores is None else one("sum", scores, weights) for scores in samples]
-        for name, samples in verdicts.items()
-    }
+    distinct = {scores for samples in verdicts.values() for scores in samples} - {None}
+    total = {scores: one("sum", scores, weights) for scores in distinct}
+    totals = {name: list(map(total.get, samples)) for name, samples in verdicts.items()}
     probed = [scores is not None for scores in verdicts["right"]]
     best = totals.pop("right")
     full = full_scores(best, rows)
     low = [
         i
-        for i, t in enumerate(best)
-        if probed[i] and (t is None or t < full[rows[i].get("task")] - CLOSE)
+        for i, (t, row) in enumerate(zip(best, rows, strict=True))
+        if probed[i] and (t is None or t < full[row.get("task")] - CLOSE)
     ]
     high = [(name, i) for name, samples in totals.items()
             for i, (t, b) in enumerate(zip(samples, best, strict=True))
@@ -169,7 +181,7 @@ def faults(
     }  # fmt: skip
 
 
-def full_scores(best: list[float | None], rows: list[dict]) -> dict[str | None, float]:
+def full_scores(best: list[float | None], rows: Sequence[dict]) -> dict[str | None, float]:
     """Task -> the most that a right completion of it earns."""
     full: dict[str | None, float] = {}
     for row, total in zip(rows, best, strict=True):
@@ -185,13 +197,13 @@ def named(row: dict, index: int, score: float | None) -> dict:
 
 def disagreement(verdicts: dict[str, list[Scores | None]], names: list[str]) -> dict[str, float]:
     """For each two rewards, the share of completions that just one of them gives half its best."""
-    samples = [scores for probe in verdicts.values() for scores in probe if scores]
-    best = [max((s[i] for s in samples if s[i] is not None), default=0) for i in range(len(names))]
+    counts = Counter(scores for probe in verdicts.values() for scores in probe if scores)
+    best = [max((s[i] for s in counts if s[i] is not None), default=0) for i in range(len(names))]
     shares = {}
     for i, j in itertools.combinations(range(len(names)), 2):
-        both = [(s[i] >= best[i] / 2, s[j] >= best[j] / 2) for s in samples
-                if s[i] is not None and s[j] is not None]  # fmt: skip
-        shares[f"{names[i]} / {names[j]}"] = sum(a != b for a, b in both) / max(len(both), 1)
+        both = {s: n for s, n in counts.items() if s[i] is not None and s[j] is not None}
+        apart = sum(n for s, n in both.items() if (s[i] >= best[i] / 2) != (s[j] >= best[j] / 2))
+        shares[f"{names[i]} / {names[j]}"] = apart / max(sum(both.values()), 1)
     return shares
 
 

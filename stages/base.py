@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages import tasks
-from stages.core import stage
+from stages.core import libraries, stage
 from stages.core.errors import UserError
 from stages.core.files import replacing, sha256
 from stages.core.models import MANIFEST, check_loadable, from_scratch, parameters, save_model
@@ -30,6 +30,7 @@ CHATML = (
 def body(params: Params, run: Run) -> dict:
     if params.base.source != "scratch":
         return describe(params.base)
+    libraries.load("transformers.models.llama.modeling_llama")
     tokenizer = make_tokenizer(params)
     model = from_scratch(params.base.scratch, tokenizer, params.seed)
     save_model(model, tokenizer, OUT)

@@ -12,15 +12,15 @@ import copy
 import random
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.core import launch, resume, stage
+from stages.core import launch, libraries, resume, stage
 from stages.core.batches import Batches, Ids, seed_at
 from stages.core.errors import UserError
-from stages.core.files import read_rows, write_rows
+from stages.core.files import indexed_rows, read_rows, write_rows
 from stages.core.grade import grades
 from stages.core.params import MATCHED, METHODS, Distill, Method, Params
 from stages.core.stage import Run
@@ -39,6 +39,7 @@ OF_SAMPLES = ("verified", "unverified", "logits")  # methods for which the teach
 
 def body(params: Params, run: Run, suffix: str = "") -> dict:
     """`suffix` is what the names of all that is written end in."""
+    libraries.load("trl.trainer.sft_trainer")
     from stages.core import models, student
 
     distill = params.distill
@@ -70,14 +71,13 @@ def otherwise(method: Method, params: Params, run: Run) -> dict:
 
 def material(
     params: Params, run: Run, tokenizer: "PreTrainedTokenizerBase", suffix: str = ""
-) -> tuple[list[dict], dict[str, int]]:
+) -> tuple[Sequence[dict], dict[str, int]]:
     """The rows that the student is trained on, and what the teacher's sampling gave."""
     distill, samples = params.distill, []
     if distill.method == "demonstrations":
-        lessons = list(read_rows(DEMONSTRATIONS))
+        lessons = indexed_rows(DEMONSTRATIONS)
     else:
-        rows = [*read_rows(DEMONSTRATIONS), *read_rows(POOL)]
-        lessons = random.Random(params.seed).sample(rows, min(distill.num_samples, len(rows)))
+        lessons = chosen(distill.num_samples, params.seed)
     if distill.method in OF_SAMPLES:
         pairs = list(sampled(lessons, tokenizer, params, run))
         samples = launch.once(lambda: verified(pairs, params))
@@ -96,10 +96,18 @@ def material(
     return enough(lessons, distill) if distill.method == "verified" else lessons, counts
 
 
+def chosen(count: int, seed: int) -> list[dict]:
+    """That many of the demonstrations and the pool, or all; in an order of the seed's."""
+    shown, pool = indexed_rows(DEMONSTRATIONS), indexed_rows(POOL)
+    there = len(shown) + len(pool)
+    numbers = random.Random(seed).sample(range(there), min(count, there))
+    return [shown[i] if i < len(shown) else pool[i - len(shown)] for i in numbers]
+
+
 def train(
     student: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
-    lessons: list[dict],
+    lessons: Sequence[dict],
     params: Params,
     run: Run,
 ) -> "PreTrainedModel":
@@ -107,7 +115,8 @@ def train(
 
     distill = params.distill
     if distill.method not in MATCHED:
-        return training.supervised(student, tokenizer, lessons, distill, run, params.seed)
+        trainer = training.supervisor(student, tokenizer, lessons, distill, run, params.seed)
+        return training.supervised(trainer, run, distill)
     teacher = models.load_model(TEACHER, params.base.attn_implementation, dtype="auto")
     return matching.matched(student, teacher, tokenizer, lessons, distill, run, params.seed)
 
@@ -182,8 +191,10 @@ def verified(pairs: list[tuple[dict, str]], params: Params) -> list[dict]:
 
 def reused() -> Iterator[dict]:
     """Right completions of grpo's rollouts, of the LATE steps: what the policy says by then."""
-    prompts = {(row["task"], row["question"]): row["prompt"] for row in read_rows(POOL)}
     rollouts = list(read_rows(ROLLOUTS))
+    asked = {(rollout["task"], rollout["question"]) for rollout in rollouts}
+    prompts = {(row["task"], row["question"]): row["prompt"] for row in read_rows(POOL)
+               if (row["task"], row["question"]) in asked}  # fmt: skip
     late = (1 - LATE) * max((rollout["step"] for rollout in rollouts), default=0)
     for rollout in rollouts:
         prompt = prompts.get((rollout["task"], rollout["question"]))
@@ -231,7 +242,7 @@ def likeness(one: dict, other: dict) -> float:
     return len(a & b) / max(1, len(a | b))
 
 
-def enough(kept: list[dict], distill: Distill) -> list[dict]:
+def enough(kept: list[dict], distill: Distill) -> Sequence[dict]:
     """The verified samples, or what params.yaml says where they are too few.
 
     Raises:
@@ -240,7 +251,7 @@ def enough(kept: list[dict], distill: Distill) -> list[dict]:
     if len(kept) >= distill.min_samples:
         return kept
     if distill.if_fewer == "demonstrations":
-        return list(read_rows(DEMONSTRATIONS))
+        return indexed_rows(DEMONSTRATIONS)
     raise UserError(
         f"the teacher got {len(kept)} samples right, distill.min_samples asks for "
         f"{distill.min_samples}: raise distill.num_samples or samples_per_prompt, train the "

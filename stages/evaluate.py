@@ -13,6 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from stages import rewards
 from stages.answers import worker
 from stages.answers.equality import equal
 from stages.answers.expression import legal, same_expression
-from stages.core import harness, launch, resume, stage
+from stages.core import harness, launch, libraries, resume, stage
 from stages.core.batches import Batches
 from stages.core.errors import UserError
 from stages.core.files import read_rows, write_json, write_rows
@@ -48,9 +49,10 @@ class Result(NamedTuple):
 def body(model: str, params: Params, run: Run) -> dict:
     data = Path(f"data/{params.evaluate.split}.jsonl")
     run.dataset(data, params.evaluate.split)
-    rows = list(read_rows(data))[: params.evaluate.num_samples]
+    rows = list(islice(read_rows(data), params.evaluate.num_samples))
     if not rows:
         raise UserError(f"{data} has no rows: raise task.{params.evaluate.split} in params.yaml")
+    libraries.load("lm_eval.evaluator", "lm_eval.models.huggingface")
     folder = Path("models", FOLDERS.get(model, model))
     batches = Batches(resume.folder(run.name) / launch.apart("batches.jsonl"))
     result = evaluated(folder, rows, params, run.progress, model == "control", batches)

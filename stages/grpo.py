@@ -7,7 +7,7 @@ second copy.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from stages import rewards
 from stages.answers import worker
 from stages.answers.format import Format
-from stages.core import doctor, launch, stage
+from stages.core import doctor, launch, libraries, stage
 from stages.core.curriculum import in_stages, pass_rates, worth_training
 from stages.core.errors import UserError
-from stages.core.files import read_rows, write_rows
+from stages.core.files import indexed_rows, kept_rows, read_rows, write_rows
 from stages.core.grade import Grade, grades
 from stages.core.params import Grpo, Params
 from stages.core.stage import Run, log
@@ -48,6 +48,7 @@ HIGH_REWARD = 0.8
 
 
 def body(params: Params, run: Run) -> dict:
+    libraries.load("trl.trainer.grpo_trainer")
     from stages.core import models, probe, training
 
     grpo = params.grpo
@@ -82,13 +83,11 @@ def trainer_of(
     params: Params, run: Run, functions: list[Callable], weights: list[float]
 ) -> "GRPOTrainer":
     """The SFT model's trainer, ready to train."""
-    from datasets import Dataset
-
     from stages.core import lora, models, resume, training
 
     grpo = params.grpo
     config = configuration(grpo, params.seed, resume.folder(run.name), weights)
-    chosen = in_order(list(read_rows(ROWS)), grpo, config, params.seed)
+    chosen = in_order(indexed_rows(ROWS), grpo, config, params.seed)
     require_a_batch(chosen, config)
     model = models.load_model(
         SFT,
@@ -105,7 +104,7 @@ def trainer_of(
         model=model,
         reward_funcs=functions,
         args=config,
-        train_dataset=Dataset.from_list(chosen),
+        train_dataset=training.dataset(chosen),
         processing_class=models.load_tokenizer(SFT),
         peft_config=None if grpo.lora is None else lora.config(grpo.lora),
     )
@@ -121,7 +120,7 @@ def reward_of(functions: list[Callable], weights: list[float]) -> "Reward":
     return reward
 
 
-def in_order(rows: list[dict], grpo: Grpo, config: "GRPOConfig", seed: int) -> list[dict]:
+def in_order(rows: Sequence[dict], grpo: Grpo, config: "GRPOConfig", seed: int) -> Sequence[dict]:
     """The rows worth training on; under a curriculum as many as training takes, in its order."""
     settings = grpo.curriculum
     rates = pass_rates(read_rows(Path(settings.rollouts))) if settings.rollouts else {}
@@ -135,7 +134,7 @@ def in_order(rows: list[dict], grpo: Grpo, config: "GRPOConfig", seed: int) -> l
     return in_stages(rows, rates, settings, prompts, seed)
 
 
-def require_a_batch(rows: list[dict], config: "GRPOConfig") -> None:
+def require_a_batch(rows: Sequence[dict], config: "GRPOConfig") -> None:
     """TRL drops an incomplete generation batch: too few prompts train nothing, and exit with 0."""
     needed = config.generation_batch_size // config.num_generations
     if len(rows) < needed:
@@ -191,7 +190,7 @@ def recording_trainer() -> type:
             self.fmt = fmt
             self.rounds = rounds  # of dynamic sampling
             self.share(shared)
-            self.rollouts: list[dict] = []
+            self.rollouts = kept_rows()
 
         def _get_train_sampler(self, dataset=None):
             own = super()._get_train_sampler(dataset)
@@ -233,7 +232,7 @@ def recording_trainer() -> type:
                     self._log_metric(name, value)
                 named = dict(zip(self.reward_func_names, score, strict=True))
                 rows.append(rollout(step, row, content, verdict, reward, named))
-            self.rollouts += launch.gathered(rows)
+            self.rollouts.extend(launch.gathered(rows))
 
     class DynamicTrainer(DynamicSampling, RecordingTrainer):
         """What it hands on as known already is neither recorded nor timed twice."""

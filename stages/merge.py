@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from stages.core import stage
+from stages.core import libraries, stage
 from stages.core.errors import UserError
 from stages.core.files import read_rows, remove, replacing
 from stages.core.params import Merge, Params
@@ -53,6 +53,7 @@ def body(params: Params, run: Run) -> dict:
     if not (ADAPTER / "adapter_config.json").exists():
         return whole_model()
     lora.require_base(SFT, ADAPTER)
+    libraries.load("peft")
     tokenizer = models.load_tokenizer(SFT)
     attn, quantize = params.base.attn_implementation, params.grpo.quantize == "nf4"
     with replacing(OUT) as beside:

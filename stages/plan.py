@@ -35,7 +35,7 @@ from pydantic import ValidationError
 from stages.core import graph, last_run, launch, memory
 from stages.core import params as parameters
 from stages.core.errors import UserError
-from stages.core.files import read_rows
+from stages.core.files import count_rows, read_rows
 from stages.core.memory import Model
 from stages.core.params import MATCHED, Distill, Grpo, Params, Section, Sft, Training, is_local
 from stages.core.preflight import longest, prompt_text
@@ -98,7 +98,7 @@ def plan(params: Params) -> dict[str, Any]:
     model, where = sizes(params, params.base, params.base.vocab_size)
     vocab = model.vocab if model else params.base.vocab_size
     student, student_where = student_sizes(params, model, vocab)
-    rows = {name: sum(1 for _ in read_rows(path)) for name in ("sft", "grpo", "dev", "test")
+    rows = {name: count_rows(path) for name in ("sft", "grpo", "dev", "test")
             if fresh.data and (path := Path(f"data/{name}.jsonl")).exists()}  # fmt: skip
     prompt, how = longest_prompt(params, fresh)
     given = Setting(params, device(), model, student, prompt, rows)

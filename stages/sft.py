@@ -3,13 +3,14 @@ knows the format and sometimes succeeds. Ends with a merged model, which is GRPO
 """
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from stages.core import launch, stage
+from stages.core import launch, libraries, stage
 from stages.core.errors import UserError
-from stages.core.files import read_rows, replacing, write_csv
+from stages.core.files import indexed_rows, replacing, write_csv
 from stages.core.params import Params
 from stages.core.stage import Run
 
@@ -21,6 +22,7 @@ OUT, CURVE = Path("models/sft"), Path("plots/sft.csv")
 
 
 def body(params: Params, run: Run) -> dict:
+    libraries.load("trl.trainer.sft_trainer")
     from stages.core import models, training
 
     run.dataset(ROWS, "training")
@@ -31,12 +33,13 @@ def body(params: Params, run: Run) -> dict:
         copy_base()
         write_csv(CURVE, [{"step": 0, "loss": None}])
         return {"rows": 0}
-    rows = list(read_rows(ROWS))
+    rows = indexed_rows(ROWS)
     if not rows:
         raise UserError(f"{ROWS} is empty: raise task.demonstrations, or set sft.method to none")
     if params.sft.method == "full":
         model = models.load_model(BASE, params.base.attn_implementation)
-        trained = training.supervised(model, tokenizer, rows, params.sft, run, params.seed)
+        trainer = training.supervisor(model, tokenizer, rows, params.sft, run, params.seed)
+        trained = training.supervised(trainer, run, params.sft)
     else:
         trained = with_adapter(params, tokenizer, rows, run)
     if not launch.first():
@@ -54,7 +57,7 @@ def copy_base() -> None:
 
 
 def with_adapter(
-    params: Params, tokenizer: "PreTrainedTokenizerBase", rows: list[dict], run: Run
+    params: Params, tokenizer: "PreTrainedTokenizerBase", rows: Sequence[dict], run: Run
 ) -> "PreTrainedModel":
     """LoRA or QLoRA on the frozen base, merged at the end."""
     from stages.core import lora, models, training
@@ -65,7 +68,8 @@ def with_adapter(
     model = models.load_model(BASE, attn, dtype, quantize)
     lora.require_modules(model, params.sft.lora, "sft.lora")
     config = lora.config(params.sft.lora)
-    trained = training.supervised(model, tokenizer, rows, params.sft, run, params.seed, config)
+    trainer = training.supervisor(model, tokenizer, rows, params.sft, run, params.seed, config)
+    trained = training.supervised(trainer, run, params.sft)
     if not launch.first():
         return trained
     with TemporaryDirectory() as adapter:

@@ -72,7 +72,7 @@ def test_a_stage_declares_the_parameters_it_reads(name):
     declared = {param.split(".")[0] for param in stage["params"]}
     frame = {
         f"stages/core/{m}.py"
-        for m in ("stage", "launch", "tracking", "params", "schema", "progress")
+        for m in ("stage", "launch", "libraries", "tracking", "params", "schema", "progress")
     }
     used = set()
     for file in closure(f"stages/{launch.module(name)}.py") - frame:

@@ -12,13 +12,14 @@ import json
 import logging
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
 from stages.core import launch
-from stages.core.files import remove, sha256, write_json
+from stages.core.files import kept_rows, remove, sha256, write_json
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -133,7 +134,7 @@ class Keeper(TrainerCallback):
         hashes = {path.relative_to(checkpoint).as_posix(): sha256(path) for path in files}
         write_json(checkpoint / MARKER, hashes)
 
-    def append(self, rollouts: list[dict]) -> dict:
+    def append(self, rollouts: Sequence[dict]) -> dict:
         """Writes rollouts that are not in the file yet; says what it holds by now."""
         with (self.where / ROLLOUTS).open("ab") as file:
             for row in rollouts[self.written :]:
@@ -177,7 +178,7 @@ class Keeper(TrainerCallback):
         os.truncate(path, size)
         self.hash = first(size, path)
         with path.open() as file:
-            self.trainer.rollouts = [json.loads(line) for line in file]
+            self.trainer.rollouts = kept_rows(map(json.loads, file))
         self.written = len(self.trainer.rollouts)
 
 

@@ -7,7 +7,7 @@ from an earlier run say which problems make such groups.
 import random
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, islice, pairwise
 
 from stages.core.errors import UserError
@@ -31,13 +31,17 @@ def pass_rates(rollouts: Iterable[dict]) -> dict[str, float]:
     return {question: sum(right) / len(right) for question, right in verdicts.items()}
 
 
-def worth_training(rows: list[dict], rates: dict[str, float], settings: Curriculum) -> list[dict]:
+def worth_training(
+    rows: Sequence[dict], rates: dict[str, float], settings: Curriculum
+) -> Sequence[dict]:
     """Rows whose measured pass rate lies within `keep`; what was not measured stays.
 
     Raises:
         UserError: none is left.
     """
     low, high = settings.keep
+    if not rates and low <= UNKNOWN <= high:
+        return rows
     kept = [row for row in rows if low <= rates.get(row["question"], UNKNOWN) <= high]
     if not kept:
         raise UserError(
@@ -47,7 +51,7 @@ def worth_training(rows: list[dict], rates: dict[str, float], settings: Curricul
 
 
 def in_stages(
-    rows: list[dict], rates: dict[str, float], settings: Curriculum, count: int, seed: int
+    rows: Sequence[dict], rates: dict[str, float], settings: Curriculum, count: int, seed: int
 ) -> list[dict]:
     """`count` rows in training order: the easy stage's, then the next one's, shuffled within each.
 
@@ -64,18 +68,19 @@ def in_stages(
     Raises:
         UserError: the rows lack what they are to be ordered by.
     """
-    ordered = sorted(rows, key=difficulty(rows, rates, settings))
+    keys = list(map(difficulty(rows, rates, settings), rows))
+    ordered = sorted(range(len(rows)), key=keys.__getitem__)
     ends = stage_ends(len(ordered), settings.stages)
     shares = [round(count * (i + 1) / len(ends)) for i in range(len(ends))]
     generator = random.Random(f"curriculum {seed}")
-    taken: list[dict] = []
+    taken: list[int] = []
     for (start, end), share in zip(pairwise([0, *ends]), shares, strict=True):
         taken += islice(passes(ordered[start:end], generator), share - len(taken))
-    return taken
+    return [rows[i] for i in taken]
 
 
-def passes(rows: list[dict], generator: random.Random) -> Iterable[dict]:
-    return chain.from_iterable(generator.sample(rows, len(rows)) for _ in iter(int, 1))
+def passes(numbers: list[int], generator: random.Random) -> Iterable[int]:
+    return chain.from_iterable(generator.sample(numbers, len(numbers)) for _ in iter(int, 1))
 
 
 def stage_ends(n: int, stages: int | list[int]) -> list[int]:
@@ -94,7 +99,7 @@ def stage_ends(n: int, stages: int | list[int]) -> list[int]:
 
 
 def difficulty(
-    rows: list[dict], rates: dict[str, float], settings: Curriculum
+    rows: Sequence[dict], rates: dict[str, float], settings: Curriculum
 ) -> Callable[[dict], tuple]:
     """The key that puts easier rows first."""
     if settings.by == "pass_rate":

@@ -17,6 +17,7 @@ from importlib.metadata import version
 from typing import Any
 
 from stages.core.files import cache_dir, write_text
+from stages.core.libraries import uncollected
 
 OWNERS = ("trl.SFTConfig", "trl.GRPOConfig", "trl.DistillationConfig", "peft.LoraConfig")
 PLAIN = {bool: "bool", int: "int", float: "float", str: "str", list: "list", dict: "dict",
@@ -78,7 +79,9 @@ def accepted() -> dict[str, dict[str, list[str]]]:
     if not path.exists():
         # imported by peft, it warns of an optional package, whoever asks
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-        write_text(path, json.dumps({owner: read_from_class(owner) for owner in OWNERS}))
+        with uncollected():
+            options = {owner: read_from_class(owner) for owner in OWNERS}
+        write_text(path, json.dumps(options))
     return json.loads(path.read_text())
 
 

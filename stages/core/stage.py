@@ -4,6 +4,7 @@ A stage's file holds its recipe as a function `body(params, run) -> metrics`; `m
 same frame serves `dvc repro`, an experiment and the Prefect flow: the stage does not know which.
 """
 
+import gc
 import logging
 import os
 import random
@@ -18,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from stages.core import launch, resume, tracking
+from stages.core import launch, libraries, resume, tracking
 from stages.core import params as parameters
 from stages.core.errors import UserError
 from stages.core.files import (
@@ -110,6 +111,7 @@ def main(name: str, body: Body) -> None:
             seed_everything(params.seed)
             with resume.alone(stage):
                 execute(stage, params, body)
+            gc.freeze()  # the interpreter would go through all of it once more, for a second
     except UserError as error:
         if not log.handlers:
             sys.exit(f"{stage}: {error}")  # it is the log that cannot be written
@@ -145,6 +147,7 @@ def ready(stage: str) -> Params:
 
 
 def execute(stage: str, params: Params, body: Body) -> None:
+    libraries.leave_out(params)
     with tracking.tracked(stage, params) as spool:
         run = Run(stage, params, spool)
         metrics = body(params, run)

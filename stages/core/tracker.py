@@ -7,6 +7,7 @@ metric that has the same key, time, step and value. A stage that is gone is outl
 Artifacts come last: they may lie in another store (S3), whose loss must not keep metrics back.
 """
 
+import gc
 import json
 import os
 import platform
@@ -14,22 +15,28 @@ import signal
 import sys
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack
 from hashlib import sha256
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import yaml
 from filelock import FileLock, Timeout
 
 from stages.core.errors import UserError
 from stages.core.files import cache_dir, replacing, root, write_text
-from stages.core.graph import md5
+from stages.core.graph import loaded, md5
+from stages.core.libraries import uncollected
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric
 
 EXPERIMENT = "grpo-pipeline"
+PAUSE = {"event": "pause"}  # all that has been written by now has been read
+AT_ONCE = 1000  # metrics that MLflow takes in one call; a call costs as much as a hundred of them
 GRACE = 5  # seconds to go on sending when the stage is gone; the rest is sent with the next stage
 HOST = platform.node()
 HOW_TO_GET = (
@@ -82,7 +89,10 @@ def stage_is_gone(stage: int) -> threading.Event:
 
 
 def follow(path: Path, gone: threading.Event) -> Iterator[dict]:
-    """The file's events as they come, up to `end`; a stage that died without one was killed."""
+    """The file's events as they come, up to `end`, and PAUSE where the next one is waited for.
+
+    A stage that died without an end was killed.
+    """
     text = ""
     with path.open() as file:
         while True:
@@ -98,19 +108,21 @@ def follow(path: Path, gone: threading.Event) -> Iterator[dict]:
             if last_look:
                 yield killed(path)
                 return
+            yield PAUSE
             gone.wait(0.5)
 
 
 def read(path: Path) -> Iterator[dict]:
     """All events of a file left behind; a line cut off by a crash is dropped."""
-    for line in path.read_text(errors="replace").splitlines():
-        try:
-            event = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        yield event
-        if event["event"] == "end":
-            return
+    with path.open(errors="replace") as file:
+        for line in file:
+            try:
+                event = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            yield event
+            if event["event"] == "end":
+                return
     yield killed(path)
 
 
@@ -123,7 +135,7 @@ def report(path: Path, events: Iterator[dict]) -> None:
 
     A stage that was killed before it had written its first line has nothing to report.
     """
-    start = next(events)
+    start = next(event for event in events if event != PAUSE)
     if start["event"] == "start":
         handlers = [MlflowRun(path, start).handle]
         handlers += [also(name, start) for name in start["tracking"]["also"]]
@@ -193,10 +205,17 @@ class Store:
         return found[0].info.run_id if found else None
 
     def log_metrics(self, run: str, values: dict[str, float], step: int, time: int) -> None:
-        from mlflow.entities import Metric
+        self.send(run, as_metrics(values, step, time))
 
-        named = ((name.replace("@", "."), value) for name, value in values.items())
-        self.client.log_batch(run, metrics=[Metric(n, v, time, step) for n, v in named])
+    def send(self, run: str, metrics: list["Metric"]) -> None:
+        for i in range(0, len(metrics), AT_ONCE):
+            self.client.log_batch(run, metrics=metrics[i : i + AT_ONCE])
+
+
+def as_metrics(values: dict[str, float], step: int, time: int) -> list["Metric"]:
+    from mlflow.entities import Metric
+
+    return [Metric(name.replace("@", "."), v, time, step) for name, v in values.items()]
 
 
 def require_database(uri: str) -> None:
@@ -227,10 +246,12 @@ class MlflowRun:
 
     def __init__(self, spool: Path, start: dict):
         self.stage = start["stage"]
-        self.store = Store(start["tracking"]["uri"])
+        with uncollected():  # while mlflow, sqlalchemy and dvc load
+            self.store = Store(start["tracking"]["uri"])
+            self.lineage = lineage(self.stage)
         self.client = self.store.client
-        self.lineage = lineage(self.stage)
         self.artifacts: list[dict] = []  # events that wait for the end
+        self.metrics: dict[str, list[Metric]] = defaultdict(list)  # run -> those yet to be sent
         with FileLock(cache_dir("tracking") / "parent.lock"):  # side-by-side stages make it once
             self.parent = self.saved(
                 cache_dir("tracking") / f"{start['pipeline']}.parent",
@@ -266,9 +287,11 @@ class MlflowRun:
         return self.store.new_run(self.stage, tags, start["params"], start["time"])
 
     def handle(self, event: dict) -> None:
+        if event["event"] == "metrics":
+            self.log_metrics(event)
+            return
+        self.send_metrics()
         match event:
-            case {"event": "metrics"}:
-                self.log_metrics(event)
             case {"event": "dataset"}:
                 self.log_dataset(event["path"], event["role"])
             case {"event": "artifact" | "table" | "register"}:
@@ -300,7 +323,13 @@ class MlflowRun:
 
     def log_metrics(self, event: dict) -> None:
         for run in [self.run, self.parent] if event.get("parent") else [self.run]:
-            self.store.log_metrics(run, event["values"], event["step"], event["time"])
+            self.metrics[run] += as_metrics(event["values"], event["step"], event["time"])
+            if len(self.metrics[run]) >= AT_ONCE:
+                self.send_metrics()
+
+    def send_metrics(self) -> None:
+        while self.metrics:
+            self.store.send(*self.metrics.popitem())
 
     def log_table(self, name: str, rows: list[dict]) -> None:
         """A table of MLflow's own; what is missing in a row is empty. MLflow would append to it."""
@@ -381,7 +410,7 @@ def lineage(stage: str) -> dict:
 def finished_stages() -> dict[str, dict]:
     """The entries of dvc.lock: the last run of each stage."""
     lock = Path("dvc.lock")
-    return yaml.safe_load(lock.read_text())["stages"] if lock.exists() else {}
+    return loaded(lock)["stages"] if lock.exists() else {}
 
 
 def key(entry: dict) -> str:
@@ -401,3 +430,4 @@ def environment() -> dict[str, str]:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), int(sys.argv[2]))
+    gc.freeze()  # as at the end of a stage, which waits for this one

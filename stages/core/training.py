@@ -2,29 +2,34 @@
 
 import logging
 import os
+import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import torch
 from transformers import PrinterCallback, TrainerCallback
 
 from stages.core import checkpoints, doctor, launch, resume
 from stages.core.errors import UserError
+from stages.core.files import in_parts
 from stages.core.models import device
 from stages.core.params import Distill, Sft, Training
 from stages.core.stage import Run
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from peft import LoraConfig
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
     from trl import SFTTrainer
 
 log = logging.getLogger("stages")
 
+CHUNK = 1000  # rows tokenized at once
 SAMPLING = "_generate_single_turn"  # the method of TRL's GRPOTrainer that samples completions
 
 
@@ -149,42 +154,23 @@ class Report(TrainerCallback):
         self.run.progress.update(state.global_step, state.max_steps, note)
 
 
-def supervised(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
-    rows: list[dict],
-    section: Sft | Distill,
-    run: Run,
-    seed: int,
-    peft_config: "LoraConfig | None" = None,
-) -> "PreTrainedModel":
-    """Trains on the completions of prompt-completion rows; returns the trained model.
-
-    Raises:
-        UserError: no row fits `max_length`.
-    """
-    trainer = supervisor(model, tokenizer, rows, section, run, seed, peft_config)
-    for callback in (Doctor(run, section), Report(run)):
-        trainer.add_callback(callback)
-    train(trainer, run, section)
-    return whole(trainer)
-
-
 def supervisor(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
-    rows: list[dict],
+    rows: Sequence[dict],
     section: Sft | Distill,
     run: Run,
     seed: int,
     peft_config: "LoraConfig | None" = None,
 ) -> "SFTTrainer":
-    """What trains on the completions of prompt-completion rows."""
-    from datasets import Dataset
+    """What trains on the completions of prompt-completion rows.
+
+    Raises:
+        UserError: no row fits `max_length`.
+    """
     from trl import SFTConfig, SFTTrainer
 
     score_labelled_tokens_only()
-    rows = fitting(rows, tokenizer, section.max_length, run.name)
     folder = resume.folder(run.name)
     return SFTTrainer(
         model=model,
@@ -192,11 +178,19 @@ def supervisor(
             **{"completion_only_loss": True, **arguments(section, seed, folder)},
             max_length=section.max_length,
         ),
-        train_dataset=Dataset.from_list(tokenised(rows, tokenizer)),
+        train_dataset=tokenised(rows, tokenizer, section.max_length, run.name),
         processing_class=tokenizer,
         peft_config=peft_config,
         optimizers=(optimizer(model, section), None),
     )
+
+
+def supervised(trainer: "SFTTrainer", run: Run, section: Sft | Distill) -> "PreTrainedModel":
+    """Trains; returns the trained model."""
+    for callback in (Doctor(run, section), Report(run)):
+        trainer.add_callback(callback)
+    train(trainer, run, section)
+    return whole(trainer)
 
 
 def score_labelled_tokens_only() -> None:
@@ -288,29 +282,59 @@ def optimizer(model: "PreTrainedModel", section: Sft | Distill) -> torch.optim.O
 
 
 def fitting(
-    rows: list[dict], tokenizer: "PreTrainedTokenizerBase", limit: int, name: str
+    rows: Sequence[dict], tokenizer: "PreTrainedTokenizerBase", limit: int, name: str
 ) -> list[dict]:
     """Rows of at most `limit` tokens; TRL would cut or drop the others without a word."""
-    texts = [
-        tokenizer.apply_chat_template(row["prompt"] + row["completion"], tokenize=False)
-        for row in rows
-    ]
-    lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
-    kept = [row for row, length in zip(rows, lengths, strict=True) if length <= limit]
-    if not kept:
-        raise UserError(
-            f"{name}.max_length {limit}: the shortest row has {min(lengths)} tokens: raise it"
-        )
-    if len(kept) < len(rows):
-        log.warning("%s: %d of %d rows are longer than max_length %d: left out",
-                    name, len(rows) - len(kept), len(rows), limit)  # fmt: skip
+    kept, shortest = [], sys.maxsize
+    for part in in_parts(rows, CHUNK):
+        texts = [
+            tokenizer.apply_chat_template(row["prompt"] + row["completion"], tokenize=False)
+            for row in part
+        ]
+        lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+        kept += [row for row, length in zip(part, lengths, strict=True) if length <= limit]
+        shortest = min(shortest, *lengths)
+    say_left_out(len(rows), len(kept), shortest, limit, name)
     return kept
 
 
-def tokenised(rows: list[dict], tokenizer: "PreTrainedTokenizerBase") -> list[dict[str, list[int]]]:
-    """Token ids of prompt and completion, and which are the completion's: as TRL would make them,
-    which takes the rows one by one.
+def say_left_out(rows: int, kept: int, shortest: int, limit: int, name: str) -> None:
+    """Warns of rows over the limit.
+
+    Raises:
+        UserError: none is left.
     """
+    if not kept:
+        raise UserError(
+            f"{name}.max_length {limit}: the shortest row has {shortest} tokens: raise it"
+        )
+    if kept < rows:
+        log.warning("%s: %d of %d rows are longer than max_length %d: left out",
+                    name, rows - kept, rows, limit)  # fmt: skip
+
+
+def tokenised(
+    rows: Sequence[dict], tokenizer: "PreTrainedTokenizerBase", limit: int, name: str
+) -> "Dataset":
+    """Token ids of prompt and completion, and which are the completion's: as TRL would make them,
+    which takes the rows one by one. Of rows of at most `limit` tokens.
+    """
+    from datasets import Dataset, Features, List, Value, concatenate_datasets
+
+    features = Features(input_ids=List(Value("int32")), completion_mask=List(Value("int8")))
+    parts, shortest = [], sys.maxsize
+    for part in in_parts(rows, CHUNK):
+        columns = token_columns(part, tokenizer)
+        shortest = min(shortest, *(len(row["input_ids"]) for row in columns))
+        fits = [row for row in columns if len(row["input_ids"]) <= limit]
+        parts += [Dataset.from_list(fits, features=features)] if fits else []
+    say_left_out(len(rows), sum(map(len, parts)), shortest, limit, name)
+    return concatenate_datasets(parts)
+
+
+def token_columns(
+    rows: list[dict], tokenizer: "PreTrainedTokenizerBase"
+) -> list[dict[str, list[int]]]:
     from trl.data_utils import common_prefix_length
 
     def ids(messages: list[list[dict]], **named: bool) -> list[list[int]]:
@@ -326,6 +350,19 @@ def tokenised(rows: list[dict], tokenizer: "PreTrainedTokenizerBase") -> list[di
         mask = [0] * shared + [1] * (len(whole) - shared)
         columns.append({"input_ids": whole, "completion_mask": mask})
     return columns
+
+
+def dataset(rows: Sequence[dict]) -> "Dataset":
+    """`Dataset.from_list`, which would hold each row as a Python object as well."""
+    import pyarrow
+    from datasets import Dataset
+    from datasets.table import InMemoryTable
+
+    parts = [pyarrow.Table.from_pylist(part) for part in in_parts(rows, CHUNK)]
+    # what one part leaves empty another may fill
+    table = pyarrow.concat_tables(parts, promote_options="permissive")
+    # without a name for it, datasets would hash a copy of it all
+    return Dataset(InMemoryTable(table), fingerprint=uuid4().hex)
 
 
 def epoch_sampler() -> type:

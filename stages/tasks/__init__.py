@@ -3,7 +3,7 @@
 Each reader turns a raw row of its data set into a Problem; three tasks make their own problems.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from stages.core.errors import UserError
@@ -27,20 +27,23 @@ READERS = {
 }
 
 
-def load(task: Source, seed: int) -> tuple[list[Problem], list[Problem]]:
-    """Training and held-out problems of a task that is no mixture, in their order.
+def load(task: Source, seed: int) -> tuple[Iterator[Problem], Iterator[Problem]]:
+    """Training and held-out problems of a task that is no mixture, streamed in their order.
 
     Raises:
-        UserError: the source cannot be read, or a row is not as it should be; names the row.
+        UserError: the source cannot be read, or a row is not as it should be; names the row, when
+            it is read.
     """
     if task.name in GENERATED:
         return MAKERS[task.name].load(task, seed)
-    train, test = splits(task, READERS.get(task.name, (None, None))[1])
-    places = (place(task, split) for split in (task.splits.train, task.splits.test))
-    return tuple(
-        chosen([read(row, f"{where}, row {row['_row']}", task) for row in rows], task)
-        for rows, where in zip((train, test), places, strict=True)
-    )
+    both = splits(task, READERS.get(task.name, (None, None))[1])
+    names = task.splits.train, task.splits.test
+    return tuple(problems(rows, split, task) for rows, split in zip(both, names, strict=True))
+
+
+def problems(rows: Iterable[dict], split: str, task: Source) -> Iterator[Problem]:
+    where = place(task, split)
+    return chosen((read(row, f"{where}, row {row['_row']}", task) for row in rows), task)
 
 
 def read(row: dict, place: str, task: Source) -> Problem:
@@ -50,19 +53,34 @@ def read(row: dict, place: str, task: Source) -> Problem:
     return READERS[task.name][0](row, place)
 
 
-def chosen(problems: list[Problem], task: Source) -> list[Problem]:
+def chosen(problems: Iterable[Problem], task: Source) -> Iterator[Problem]:
     """Those of the levels and topics that the task names, or all where it names none."""
     for name in ("levels", "topics"):
         if wanted := getattr(task, name):
-            known = {getattr(problem, name[:-1]) for problem in problems} - {None}
-            problems = [p for p in problems if str(getattr(p, name[:-1])) in wanted]
-            if not problems:
-                raise UserError(
-                    f"task.{name}: no problem of {', '.join(wanted)} "
-                    f"({'there are ' + ', '.join(sorted(known)) if known else 'no row has one'}): "
-                    "name those there are, or none"
-                )
-    return problems
+            problems = those(problems, name, wanted)
+    return iter(problems)
+
+
+def those(problems: Iterable[Problem], name: str, wanted: list[str]) -> Iterator[Problem]:
+    """Problems whose level (`levels`) or topic (`topics`) is wanted.
+
+    Raises:
+        UserError: there is none, which shows behind the last one.
+    """
+    known, found = set(), False
+    for problem in problems:
+        value = getattr(problem, name[:-1])
+        known.add(value)
+        if str(value) in wanted:
+            found = True
+            yield problem
+    if not found:
+        known.discard(None)
+        raise UserError(
+            f"task.{name}: no problem of {', '.join(wanted)} "
+            f"({'there are ' + ', '.join(sorted(known)) if known else 'no row has one'}): "
+            "name those there are, or none"
+        )
 
 
 def corpus(task: str, seed: int, size: int) -> Iterator[str]:

@@ -62,7 +62,7 @@ def problem(rng: random.Random) -> Problem:
     return Problem(" ".join(text), str(total), "\n".join(lines), level=str(steps))
 
 
-def load(task: Source, seed: int) -> tuple[list[Problem], list[Problem]]:
+def load(task: Source, seed: int) -> tuple[Iterator[Problem], Iterator[Problem]]:
     return generated.load(problem, lambda made: held_out(chain_of(made)), task, seed)
 
 

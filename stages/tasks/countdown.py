@@ -74,13 +74,13 @@ def held_out(made: Problem) -> bool:
     return hashlib.sha256(key(made).encode()).digest()[0] % TEST_SHARE == 0
 
 
-def load(task: Source, seed: int) -> tuple[list[Problem], list[Problem]]:
+def load(task: Source, seed: int) -> tuple[Iterator[Problem], Iterator[Problem]]:
     """Training puzzles, of which some ask the same in another order; no two held-out ones do."""
     counts = [int(level) for level in task.levels] or [3]
     make = partial(of_some, counts=counts)
     train = generated.distinct(make, held_out, random.Random(f"train {seed}"), test=False)
     test = generated.distinct(make, held_out, random.Random(f"test {seed}"), test=True)
-    return list(islice(train, task.training)), list(islice(once(test), task.test or 0))
+    return islice(train, task.training), islice(once(test), task.test or 0)
 
 
 def of_some(rng: random.Random, counts: list[int]) -> Problem:

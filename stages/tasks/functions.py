@@ -86,7 +86,7 @@ def held_out(made: Problem) -> bool:
     return hashlib.sha256(made.working.encode()).digest()[0] % TEST_SHARE == 0
 
 
-def load(task: Source, seed: int) -> tuple[list[Problem], list[Problem]]:
+def load(task: Source, seed: int) -> tuple[Iterator[Problem], Iterator[Problem]]:
     return generated.load(problem, held_out, task, seed)
 
 

@@ -23,8 +23,8 @@ def distinct(make: Make, held_out: HeldOut, rng: random.Random, test: bool) -> I
 
 def load(
     make: Make, held_out: HeldOut, task: Source, seed: int
-) -> tuple[list[Problem], list[Problem]]:
+) -> tuple[Iterator[Problem], Iterator[Problem]]:
     """Training problems (all splits of them together) and held-out ones, from the seed."""
     train = distinct(make, held_out, random.Random(f"train {seed}"), test=False)
     test = distinct(make, held_out, random.Random(f"test {seed}"), test=True)
-    return list(islice(train, task.training)), list(islice(test, task.test or 0))
+    return islice(train, task.training), islice(test, task.test or 0)

@@ -1,6 +1,6 @@
 """Where a task's rows come from: a hub data set, a local folder, a JSONL file or a JSON list."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from stages.core.errors import UserError
@@ -10,14 +10,15 @@ from stages.core.params import Source, is_local
 TEST_SHARE = 5  # of a single file every fifth row is held out
 
 
-def splits(task: Source, hub_config: str | None = None) -> tuple[list[dict], list[dict]]:
-    """The train and the test rows of `task.source`, each with its number as `_row` (from 1).
+def splits(task: Source, hub_config: str | None = None) -> tuple[Iterator[dict], Iterator[dict]]:
+    """The train and the test rows of `task.source`, streamed; `_row` is each one's number, from 1.
 
     A single file has no splits, nor has a hub data set where `task.splits` names one twice: every
     fifth row of it is held out.
 
     Raises:
-        UserError: the source is missing, unreachable, malformed or empty.
+        UserError: the source is missing, unreachable, malformed or empty; of a file's rows only
+            when they are read.
     """
     if task.source is None:
         raise UserError(
@@ -27,13 +28,15 @@ def splits(task: Source, hub_config: str | None = None) -> tuple[list[dict], lis
     train, test = task.splits.train, task.splits.test
     if not is_local(task.source):
         rows = from_hub(task, hub_config, train)
-        return held_out(rows) if train == test else (rows, from_hub(task, hub_config, test))
+        if train == test:
+            return held_out(lambda: numbered(rows))
+        return numbered(rows), numbered(from_hub(task, hub_config, test))
     path = Path(task.source).expanduser()
     if path.is_dir():
         require_splits(path, {train, test})
     if path.is_dir() and train != test:
-        return tuple(numbered(path / f"{split}.jsonl") for split in (train, test))
-    return held_out(numbered(path / f"{train}.jsonl" if path.is_dir() else path))
+        return tuple(from_file(path / f"{split}.jsonl") for split in (train, test))
+    return held_out(lambda: from_file(path / f"{train}.jsonl" if path.is_dir() else path))
 
 
 def require_splits(folder: Path, names: set[str]) -> None:
@@ -53,30 +56,32 @@ def place(task: Source, split: str) -> str:
     return str(path / f"{split}.jsonl" if path.expanduser().is_dir() else path)
 
 
-def held_out(rows: list[dict]) -> tuple[list[dict], list[dict]]:
+def held_out(rows: Callable[[], Iterator[dict]]) -> tuple[Iterator[dict], Iterator[dict]]:
+    """Both sides of rows that can be read twice."""
     return (
-        [row for row in rows if row["_row"] % TEST_SHARE],
-        [row for row in rows if row["_row"] % TEST_SHARE == 0],
+        (row for row in rows() if row["_row"] % TEST_SHARE),
+        (row for row in rows() if row["_row"] % TEST_SHARE == 0),
     )
 
 
-def numbered(path: Path) -> list[dict]:
-    rows = with_row_numbers(read_rows(path))
-    if not rows:
+def from_file(path: Path) -> Iterator[dict]:
+    row = None
+    for row in numbered(read_rows(path)):
+        yield row
+    if row is None:
         raise UserError(f"{path} has no rows: name another file, or fill it")
-    return rows
 
 
-def with_row_numbers(rows: Iterator[dict]) -> list[dict]:
-    return [{**row, "_row": number} for number, row in enumerate(rows, 1)]
+def numbered(rows: Iterable[dict]) -> Iterator[dict]:
+    return ({**row, "_row": number} for number, row in enumerate(rows, 1))
 
 
-def from_hub(task: Source, config: str | None, split: str) -> list[dict]:
+def from_hub(task: Source, config: str | None, split: str) -> Iterable[dict]:
     import datasets
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        loaded = datasets.load_dataset(
+        return datasets.load_dataset(
             task.source, task.config or config, split=split, revision=task.revision
         )
     except (ConnectionError, HfHubHTTPError, datasets.exceptions.DatasetNotFoundError) as error:
@@ -86,4 +91,3 @@ def from_hub(task: Source, config: str | None, split: str) -> list[dict]:
             "Download it elsewhere and name its folder (train.jsonl, test.jsonl) in task.source "
             "and task.watch"
         ) from error
-    return with_row_numbers(iter(loaded))

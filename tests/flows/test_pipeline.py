@@ -6,7 +6,7 @@ import shutil
 import pytest
 import yaml
 
-from flows.pipeline import PipelineError, plan, slot_environments
+from flows.pipeline import PipelineError, plan, slot_environments, survey
 
 STAGES = ["prepare", "left", "right", "evaluate@left", "evaluate@right", "report"]
 
@@ -22,6 +22,7 @@ def test_what_has_not_changed_is_cached_and_not_run(checkout, run):
     assert outcome.state.is_completed()
     assert outcome.state.message == "6 stages: 0 ran, 6 cached"
     assert outcome.states == expected("Cached")
+    assert {child.run_count for child in outcome.children.values()} == {0}  # they are born ended
     assert checkout.events() == {}
 
 
@@ -108,6 +109,23 @@ def test_targets_are_run_with_what_they_need(checkout):
     assert set(plan(["evaluate@right"])) == {"prepare", "right", "evaluate@right"}
     assert set(plan([])) == set(STAGES)
     assert set(plan([])["report"]) == {"evaluate@left", "evaluate@right"}
+
+
+def test_one_look_finds_what_is_as_it_was_and_what_it_hangs_on(checkout):
+    assert survey([], look=True) == (plan([]), set(STAGES))
+    assert survey([], look=False) == (plan([]), set())
+    checkout.set(left=2)
+    assert survey([], look=True)[1] == {"prepare", "right", "evaluate@right"}
+    (checkout.root / "prepare.txt").unlink()
+    assert survey([], look=True)[1] == set()
+
+
+def test_a_stage_is_looked_at_again_once_what_it_needs_is_back(checkout, run):
+    (checkout.root / "prepare.txt").unlink()
+    outcome = run(targets=["left"])
+    assert outcome.states == {"prepare": "Cached", "left": "Cached"}
+    assert "is cached - skipping run" in outcome.children["prepare"].state.message
+    assert outcome.children["left"].state.message == "unchanged since it last ran"
 
 
 @pytest.mark.parametrize(

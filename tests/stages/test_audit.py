@@ -1,6 +1,9 @@
 """audit: golds that earn everything, probes that must not, and the gate."""
 
 import json
+import os
+import tracemalloc
+from pathlib import Path
 
 import pytest
 
@@ -8,7 +11,10 @@ from stages import audit, rewards
 from stages.answers.format import Format
 from stages.core import params as parameters
 from stages.core.errors import UserError
+from stages.core.files import write_rows
 from stages.core.params import Reward
+from stages.core.stage import Run
+from stages.core.tracking import Spool
 
 FMT = Format()
 ROWS = [
@@ -60,3 +66,25 @@ def test_every_gold_of_gsm8k_passes(real_data):
                      "working": working.strip()})  # fmt: skip
     found = faults(rows, correctness={}, format={"weight": 0.1})
     assert (found["false_negatives"], found["false_positives"]) == (0, 0)
+
+
+def test_memory_grows_far_less_than_the_rows_do(here, raw, monkeypatch):
+    monkeypatch.setattr(audit, "CHUNK", 50)
+    given = parameters.validate(raw, "params.yaml")
+    run = Run("audit", given, Spool(Path(os.devnull)))
+
+    def grown(count: int) -> tuple[int, int]:
+        """Peak memory of the stage, and the bytes that it reads."""
+        write_rows(audit.ROWS, (
+            {"prompt": [], "question": "How many?", "gold": "7", "working": f"{n} " * 2000}
+            for n in range(count)
+        ))  # fmt: skip
+        tracemalloc.start()
+        audit.body(given, run)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak, audit.ROWS.stat().st_size
+
+    grown(200)  # what is loaded once
+    small, large = grown(200), grown(600)
+    assert large[0] - small[0] < (large[1] - small[1]) / 10

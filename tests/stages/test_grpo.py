@@ -458,7 +458,7 @@ def test_a_training_that_was_cut_goes_on_to_the_same_bits(changes, caplog):
         again = train(steps, run={"checkpoint_seconds": 0})
     assert "going on from step" in caplog.text
     assert apart(again.weights, whole.weights) == 0
-    assert again.rollouts == whole.rollouts and again.curve == whole.curve
+    assert list(again.rollouts) == list(whole.rollouts) and again.curve == whole.curve
 
 
 # --- mistakes -------------------------------------------------------------------------------------

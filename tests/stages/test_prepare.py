@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -57,11 +58,12 @@ def test_duplicates_and_leaks_are_dropped_and_counted(raw):
                  Problem("Wrong code?", "def f(): return 2", tests=TESTS)]  # fmt: skip
     index = Index([("test", 7, "in test")])
     found = []
-    problems = prepare.decontaminated(problems, "rows", loaded.task, index, found)
+    problems = list(prepare.decontaminated(problems, "rows", loaded.task, index, found))
     assert [(f["row"], f["found_in"], f["found_row"], f["by"]) for f in found] == [
         (3, "test", 7, "exact")
     ]
-    kept, dropped = prepare.clean(problems, loaded.task, loaded, set())
+    dropped = {}
+    kept = prepare.clean(problems, loaded.task, loaded, set(), dropped)
     assert [p.question for p in kept] == ["How many?", "Fine?", "Another?", "Code?"]
     assert dropped == {"duplicate": 1, "gold unusable": 2, "trace not right": 1}
 
@@ -163,3 +165,27 @@ def test_prompts_over_the_limit_are_left_out_of_training_and_counted(here, tiny)
     assert len(rows("test")) == 20
     with pytest.raises(UserError, match=rf"length 3: the shortest prompt .* has {lengths[0]} tok"):
         report(3)
+
+
+def test_memory_grows_far_less_than_the_rows_do(here, tiny, monkeypatch):
+    monkeypatch.setattr(prepare, "CHUNK", 50)
+
+    def grown(count: int) -> tuple[int, int]:
+        """Peak memory of the stage, and the bytes of its source."""
+        source = here / "own/train.jsonl"
+        for split, rows in (("train", count), ("test", 20)):
+            write_rows(source.with_stem(split), (
+                {"question": f"{split} {n}?", "answer": "1", "solution": f"{n} " * 2000}
+                for n in range(rows)
+            ))  # fmt: skip
+        tiny["task"] = {"name": "rows", "source": "own", "watch": "own", "demonstrations": 50}
+        given = params.validate(tiny, "params.yaml")
+        tracemalloc.start()
+        prepare.body(given, run=None)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak, source.stat().st_size
+
+    grown(200)  # what is loaded once
+    small, large = grown(200), grown(800)
+    assert large[0] - small[0] < (large[1] - small[1]) / 10

@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -6,7 +7,17 @@ from pathlib import Path
 import pytest
 
 from stages.core.errors import UserError
-from stages.core.files import read_rows, replacing, write_csv, write_json, write_rows
+from stages.core.files import (
+    count_rows,
+    in_parts,
+    indexed_rows,
+    kept_rows,
+    read_rows,
+    replacing,
+    write_csv,
+    write_json,
+    write_rows,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_beside(here):
@@ -31,6 +42,36 @@ def test_rows_come_back(here):
     rows = [{"a": 1}, {"b": "ü\n"}]
     write_rows(Path("rows.jsonl"), rows)
     assert list(read_rows(Path("rows.jsonl"))) == rows
+
+
+def test_rows_on_disk_are_a_sequence(here):
+    rows = [{"a": n, "b": "ü\n\ud800" * n} for n in range(9)]
+    kept = kept_rows(iter(rows))
+    assert list(kept) == rows and kept[-1] == rows[-1] and len(kept) == 9
+    assert list(kept[2:5]) == rows[2:5] and not kept[:0]
+    assert list(kept.take([7, 0, 7])) == [rows[7], rows[0], rows[7]]
+    assert [(one, other) for one in kept for other in kept[3:5]] == [
+        (one, other) for one in rows for other in rows[3:5]
+    ], "two readers do not disturb each other"
+    one = kept[1:2]
+    kept.extend([{"a": 9}])
+    assert list(kept) == [*rows, {"a": 9}] and list(one) == rows[1:2]
+    assert not list((here / ".cache/rows").iterdir())
+
+
+def test_a_file_of_rows_is_a_sequence(here):
+    path, rows = Path("rows.jsonl"), [{"a": n, "b": "ü"} for n in range(5)]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    path.write_text("\ufeff" + "\n\n".join(lines), encoding="utf-8")
+    found = indexed_rows(path)
+    assert list(found) == list(read_rows(path)) == rows and found[3] == rows[3]
+    assert [len(part) for part in in_parts(found, 2)] == [2, 2, 1]
+    assert count_rows(path) == 5
+    write_rows(path, [])
+    assert not indexed_rows(path) and not count_rows(path)
+    path.write_text("[1]\n")
+    with pytest.raises(UserError, match="line 1: a JSON object was expected"):
+        indexed_rows(path)
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,8 @@ SETTINGS = {
     "all weights": {"lora": None, "kl_coef": 0.1, "learning_rate": 0.01},
     "nf4": {"quantize": "nf4"},
     "truncated left out": {"trainer": {"mask_truncated_completions": True}},
+    "entropy bonus": {"trainer": {"entropy_coef": 0.3, "num_iterations": 2}},
+    "likely tokens left out": {"trainer": {"top_entropy_quantile": 0.5}},
     "cispo": {"trainer": {"loss_type": "cispo", "epsilon_high": 1.1, "num_iterations": 2}},
     **{
         loss: {"trainer": {"loss_type": loss, "num_iterations": 2}}

@@ -101,6 +101,24 @@ def test_a_file_cut_off_and_sent_again_adds_nothing(params, here):
     assert [m.value for m in history] == [1.0]
 
 
+def test_metrics_of_a_burst_are_sent_together_and_once(params, here):
+    uri = f"sqlite:///{here}/store.db"
+    with tracking.tracked("sft", params(uri)):
+        pass
+    run, client = runs(uri)["sft"].info.run_id, MlflowClient(uri)
+    sending = tracker.MlflowRun(here / "sent.jsonl", start_of("sft", uri, run))
+
+    def steps() -> list[int]:
+        return [m.step for m in client.get_metric_history(run, "loss")]
+
+    for _ in range(2):  # the second time as a file that is sent again
+        for step in range(tracker.AT_ONCE + 500):
+            sending.handle({"event": "metrics", "values": {"loss": 1.0}, "step": step, "time": 1})
+        assert len(steps()) >= tracker.AT_ONCE
+        sending.handle(tracker.PAUSE)
+        assert sorted(steps()) == [*range(tracker.AT_ONCE + 500)]
+
+
 def test_a_table_is_mlflows_own_and_arrives_once(params, here):
     uri = f"sqlite:///{here}/store.db"
     rows = [{"model": "sft", "accuracy": 0.5}, {"model": "grpo", "accuracy": 0.75, "pass@8": 0.9}]
@@ -187,7 +205,7 @@ def test_a_file_without_its_first_line_keeps_nothing_back(here):
 def test_a_line_is_read_when_all_of_it_is_written(here):
     path, gone = Path("grows.jsonl"), threading.Event()
     path.write_text('{"event": "start"}\n{"event": "metrics", "val')
-    events = tracker.follow(path, gone)
+    events = (event for event in tracker.follow(path, gone) if event != tracker.PAUSE)
     assert next(events) == {"event": "start"}
 
     def go_on() -> None:

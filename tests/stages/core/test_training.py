@@ -138,6 +138,19 @@ def test_rows_become_the_tokens_and_labels_that_trl_makes(supervisors):
     assert any(-100 in labels for labels in own.train_dataset["labels"])
 
 
+def test_a_data_set_of_parts_is_that_of_all_rows_at_once():
+    from datasets import Dataset
+
+    rows = [{"prompt": [{"role": "user", "content": f"{n}?"}], "level": None, "tests": None}
+            for n in range(2500)]  # fmt: skip
+    rows[1700] |= {"level": "3", "tests": {"asserts": ["assert f()"], "setup": ""}}
+    rows[2400] |= {"tests": {"inputs": ["1"], "outputs": ["2"]}, "options": ["a"]}
+    for row in rows:
+        row.setdefault("options", None)
+    made, at_once = training.dataset(rows), Dataset.from_list(rows)
+    assert made.features == at_once.features and list(made) == list(at_once)
+
+
 def test_only_labelled_tokens_go_through_the_head_and_the_loss_is_the_same(supervisors):
     own, _ = supervisors
     batch = next(iter(own.get_train_dataloader()))

@@ -10,7 +10,7 @@ from stages.tasks import functions
 
 def load(seed=0, **counts):
     counts = {"demonstrations": 300, "pool": 100, "test": 100, **counts}
-    return functions.load(Source(name="functions", **counts), seed)
+    return [list(side) for side in functions.load(Source(name="functions", **counts), seed)]
 
 
 def test_solutions_pass_their_tests_and_another_problems_do_not():

@@ -18,7 +18,7 @@ def task(raw: dict, source: str) -> params.Task:
 
 
 def test_real_gsm8k_is_read_whole(raw, real_data):
-    train, test = tasks.load(task(raw, str(real_data / "gsm8k")), seed=0)
+    train, test = map(list, tasks.load(task(raw, str(real_data / "gsm8k")), seed=0))
     assert (len(train), len(test)) == (7473, 1319)
     assert all(equal(p.gold, p.gold) and "<<" not in p.working for p in train + test)
 
@@ -26,7 +26,7 @@ def test_real_gsm8k_is_read_whole(raw, real_data):
 def test_a_single_file_is_split(raw, here):
     rows = [{**ROW, "question": f"How many {n}?"} for n in range(10)]
     Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    train, test = tasks.load(task(raw, "rows.jsonl"), seed=0)
+    train, test = map(list, tasks.load(task(raw, "rows.jsonl"), seed=0))
     assert (len(train), len(test)) == (8, 2)
     assert train[0].working == "1+1=2" and train[0].gold == "2"
 
@@ -43,13 +43,13 @@ def test_a_single_file_is_split(raw, here):
 def test_a_row_that_lacks_something_is_named(raw, here, row, says):
     Path("rows.jsonl").write_text(json.dumps(row))
     with pytest.raises(UserError, match=says):
-        tasks.load(task(raw, "rows.jsonl"), seed=0)
+        list(tasks.load(task(raw, "rows.jsonl"), seed=0)[0])
 
 
 def test_an_empty_file_is_refused(raw, here):
     Path("rows.jsonl").touch()
     with pytest.raises(UserError, match="has no rows"):
-        tasks.load(task(raw, "rows.jsonl"), seed=0)
+        list(tasks.load(task(raw, "rows.jsonl"), seed=0)[0])
 
 
 def test_an_unreachable_hub_names_the_local_way(raw):
@@ -59,4 +59,4 @@ def test_an_unreachable_hub_names_the_local_way(raw):
 
 def test_a_folder_that_is_not_there_is_named(raw):
     with pytest.raises(UserError, match=r"data/raw/none/train.jsonl is missing|none is missing"):
-        tasks.load(task(raw, "data/raw/none"), seed=0)
+        list(tasks.load(task(raw, "data/raw/none"), seed=0)[0])

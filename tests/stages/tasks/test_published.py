@@ -27,7 +27,7 @@ def test_math_takes_the_last_box_and_leaves_no_box_in_the_working():
 
 def test_math_500_is_read_whole_and_its_golds_are_in_their_solutions(real_data):
     task = Source(name="math", source=str(real_data / "math500" / "test.jsonl"))
-    train, test = tasks.load(task, 0)
+    train, test = map(list, tasks.load(task, 0))
     assert (len(train), len(test)) == (400, 100)
     fmt = Format("", "", r"\boxed{", "}")
     rendered = [fmt.render(p.gold, p.working) for p in train + test]
@@ -40,7 +40,7 @@ def test_math_500_is_read_whole_and_its_golds_are_in_their_solutions(real_data):
     some = tasks.load(task.model_copy(update={"levels": ["5"], "topics": ["Algebra"]}), 0)[0]
     assert {(p.level, p.topic) for p in some} == {("5", "Algebra")}
     with pytest.raises(UserError, match=r"task.levels: no problem of 6 \(there are 1, 2, 3, 4, 5"):
-        tasks.load(task.model_copy(update={"levels": ["6"]}), 0)
+        list(tasks.load(task.model_copy(update={"levels": ["6"]}), 0)[0])
 
 
 def test_human_eval_is_read_whole_and_its_golds_pass(real_data):

@@ -38,7 +38,7 @@ def test_what_a_row_holds_makes_the_problem(row, wanted):
 @pytest.mark.parametrize("name", ["math-easy", "math-medium", "math-hard", "code"])
 def test_the_projects_own_samples_are_read_as_they_are(name):
     source = str(ROOT / "data/samples" / f"{name}.jsonl")
-    train, test = tasks.load(Source(name="rows", source=source), seed=0)
+    train, test = map(list, tasks.load(Source(name="rows", source=source), seed=0))
     assert len(train) + len(test) == (40 if name == "code" else 30)
     assert all(p.gold and p.level and p.topic for p in train + test)
     assert all(bool(p.tests) is (name == "code") for p in train + test)
