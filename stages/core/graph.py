@@ -26,7 +26,11 @@ class Node(NamedTuple):
 
 def loaded(path: Path) -> Any:
     """A YAML file; by libyaml where PyYAML was built with it, which is ten times as fast."""
-    return yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    text = path.read_text()
+    try:
+        return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.YAMLError:
+        return yaml.safe_load(text)  # which counts lines as people do
 
 
 def declared() -> dict[str, dict]:
