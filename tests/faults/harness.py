@@ -250,11 +250,25 @@ def family(process: subprocess.Popen) -> list[psutil.Process]:
     return []
 
 
-def stop_after(project: Project, stage: str, seconds: float, rng: random.Random,
+def has_work_to_lose(project: Project, stage: str) -> bool:
+    """Whether a checkpoint is complete, or a batch of samples kept."""
+    where = project.folder / ".cache/checkpoints" / stage
+    return any(where.glob("*/*/complete.json")) or any(
+        path.stat().st_size for path in where.glob("*/batches.jsonl")
+    )
+
+
+def stop_after(project: Project, stage: str, seconds: float, working: bool, rng: random.Random,
                tally: Tally) -> bool:  # fmt: skip
-    """Starts a stage and stops it after some seconds; False if it had ended by itself."""
+    """Starts a stage and stops it some seconds later; False if it had ended by itself.
+
+    Args:
+        seconds: after its start, or, if `working`, after there is something to go on from.
+    """
     process, ends = start(project, stage), time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < ends:
+        if working and not has_work_to_lose(project, stage):
+            ends = time.monotonic() + seconds
         keep_spools(project)
         time.sleep(0.02)
     kin, how, whole_group = family(process), rng.choice(SIGNALS), rng.random() < 0.5
@@ -285,7 +299,7 @@ def finish(project: Project, stage: str, wanted: Reference, tally: Tally, told: 
     log = (project.folder / "logs" / f"{stage}.log").read_text()
     assert process.returncode == 0, log
     check(project, stage, wanted, tally, told)
-    tally.resumed += "going on from" in log
+    tally.resumed += "going on" in log
     return log
 
 
@@ -312,8 +326,9 @@ def kill_again_and_again(
             if tally.kills == kills:
                 break
             # of a life this short the imports are the half: most kills come later
-            moment = rng.uniform(0 if rng.random() < 0.2 else 0.45, 1.05) * longest
-            if not stop_after(project, stage, moment, rng, tally):
+            working = rng.random() < 0.7
+            moment = rng.uniform(0, 0.2 if working else 1.05) * longest
+            if not stop_after(project, stage, moment, working, rng, tally):
                 check(project, stage, wanted, tally)
                 forget(project, stage)
                 longest *= 0.8  # the machine is quieter than it was
