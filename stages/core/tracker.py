@@ -11,6 +11,7 @@ import gc
 import json
 import os
 import platform
+import re
 import signal
 import sys
 import threading
@@ -24,6 +25,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 from filelock import FileLock, Timeout
 
 from stages.core.errors import UserError
@@ -64,12 +66,30 @@ def send_missed() -> None:
 
 
 def send(missed: Path) -> None:
+    if is_written(missed):
+        return  # by a stage whose own tracker has only just started, and holds no lock yet
     try:
         with FileLock(f"{missed}.lock", timeout=0):
             if missed.exists():
                 report(missed, read(missed))
     except Timeout:
         return  # another stage's tracker is at it
+
+
+def is_written(path: Path) -> bool:
+    """Whether the stage that a file is named for lives, on this host; another one than ours,
+    which has one file at a time.
+    """
+    named = re.search(r"-(\d{8}-\d{6})-(\d+)$", path.stem)
+    if not named or int(named[2]) in (os.getpid(), os.getppid()):
+        return False
+    began = time.mktime(time.strptime(named[1], "%Y%m%d-%H%M%S"))
+    try:
+        process = psutil.Process(int(named[2]))
+        older = process.create_time() < began + 1  # a later one only has the number
+        return older and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def stage_is_gone(stage: int) -> threading.Event:

@@ -19,6 +19,7 @@ from mlflow.exceptions import MlflowException
 
 from stages.core import tracker, tracking
 from stages.core.errors import UserError
+from stages.core.files import cache_dir
 from stages.core.graph import md5
 from stages.core.tracking import flat, numbers
 
@@ -200,6 +201,20 @@ def test_a_file_without_its_first_line_keeps_nothing_back(here):
         path.write_text(text)
         tracker.report(path, tracker.read(path))
         assert not path.exists()
+
+
+def test_what_a_living_stage_writes_is_left_to_its_own_tracker(here):
+    """That one may hold no lock yet: it has only just started."""
+    stage = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    now = time.strftime("%Y%m%d-%H%M%S")
+    for began, left in ((now, True), ("20200101-000000", False)):  # then another had the number
+        path = cache_dir("tracking") / f"evaluate@grpo-{began}-{stage.pid}.jsonl"
+        path.write_text("")
+        tracker.send_missed()
+        assert path.exists() == left
+    stage.communicate()
+    tracker.send_missed()
+    assert not list(cache_dir("tracking").glob("*.jsonl"))
 
 
 def test_a_line_is_read_when_all_of_it_is_written(here):
