@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from benchmarks import ratios
+from benchmarks import ratios, rewards
 
 
 def test_what_is_recorded_is_what_is_measured():
@@ -22,5 +22,15 @@ def test_processor_time_of_each_round_is_compared():
     assert ratios.of_processor([(9.0, 2.0), (9.0, 3.0)], [(1.0, 1.0), (1.0, 2.0)]) == [2.0, 1.5]
 
 
-def test_pairs_of_the_verifier_are_its_own_in_each_round():
-    assert all(ratio > 0 for ratio in ratios.verifications(2))
+def test_pairs_of_the_verifier_are_its_own_in_each_round(monkeypatch):
+    seen, measured = [], rewards.measured
+
+    def noted(grader, pairs):
+        seen.append(pairs)
+        return measured(grader, pairs)
+
+    monkeypatch.setattr(rewards, "measured", noted)
+    assert len(list(ratios.verifications(2))) == 2
+    first, second = seen[0], seen[2]
+    assert first == seen[1] and second == seen[3], "both graders judge the same ones"
+    assert len(first) > 100 and abs(len(first) - len(second)) <= 1 and first != second
