@@ -27,13 +27,15 @@ from stages.core.errors import UserError
 from stages.core.files import read_rows, write_json, write_rows
 from stages.core.grade import Grade, flexible, grades
 from stages.core.harness import Completion
-from stages.core.params import METHODS, Params
+from stages.core.params import CONTROLS, METHODS, Params
 from stages.core.progress import Progress
 from stages.core.stage import Run
 from stages.core.statistics import maj_at_k, mean_interval, pass_at_k, standard_error, wilson
 
 FOLDERS = {"base": "base", "sft": "sft", "control": "sft", "grpo": "grpo", "student": "student"}
-ALSO = {f"student-{method}": method for method in METHODS}  # those that report.compare may name
+# models that report.compare and report.controls may name -> the stage that evaluates them
+ALSO = {f"student-{method}": f"evaluate_also@{method}" for method in METHODS}
+ALSO |= {f"sft-{control}": f"evaluate_control@{control}" for control in CONTROLS}
 SHOTS = Path("data/shots.jsonl")
 HIGH_REWARD = 0.8
 
@@ -241,8 +243,7 @@ def save(result: Result, folder: Path, name: str) -> None:
 
 def main() -> None:
     if len(sys.argv) == 2 and (model := sys.argv[1]) in (*FOLDERS, *ALSO):
-        name = f"evaluate_also@{ALSO[model]}" if model in ALSO else f"evaluate@{model}"
-        stage.main(name, partial(body, model))
+        stage.main(ALSO.get(model, f"evaluate@{model}"), partial(body, model))
     elif len(sys.argv) == 2 and not sys.argv[1].startswith("-"):
         sys.exit(f"evaluate: there is no model {sys.argv[1]}: say {', '.join(FOLDERS)}, or --help")
     else:  # no import: what the stage makes does not hang on that file

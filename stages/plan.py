@@ -229,6 +229,9 @@ def stages(given: Setting) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "base", {"settings": {}, "memory": held and memory.peak(held)}
     yield "sft", {"settings": sft_settings(params.sft, given.rows.get("sft")),
                   "memory": given.model and sft_memory(given)}  # fmt: skip
+    for name, other in controls(given).items():
+        yield name, {"settings": sft_settings(other.params.sft, other.rows.get("sft")),
+                     "memory": given.model and sft_memory(other)}  # fmt: skip
     yield "audit", {"settings": known({"golds": given.rows.get("grpo")}), "memory": None}
     yield "grpo", {"settings": grpo_settings(params.grpo, given.prompt, given.rows.get("grpo")),
                    "memory": given.model and grpo_memory(given)}  # fmt: skip
@@ -250,6 +253,14 @@ def by(method: str, given: Setting) -> Setting:
     """The same student, taught by another method."""
     distill = given.params.distill.model_copy(update={"method": method})
     return given._replace(params=given.params.model_copy(update={"distill": distill}))
+
+
+def controls(given: Setting) -> dict[str, Setting]:
+    """The SFT models of report.controls."""
+    return {
+        f"sft_also@{kind}": given._replace(params=given.params.with_control(kind))
+        for kind in given.params.report.controls
+    }
 
 
 def known(settings: dict[str, Any]) -> dict[str, Any]:
@@ -348,8 +359,10 @@ def evaluated(params: Params) -> dict[str, str]:
     """Stage that evaluates -> its model folder, as dvc.yaml and report.compare list them."""
     own = graph.declared().get("evaluate", {}).get("foreach", {})
     named = {f"evaluate@{model}": folder for model, folder in own.items()}
-    others = params.report.students.items()
-    return named | {f"evaluate_also@{how}": f"models/{student}" for student, how in others}
+    report = params.report
+    others = {f"evaluate_also@{how}": student for student, how in report.students.items()}
+    others |= {f"evaluate_control@{kind}": sft for sft, kind in report.trained_otherwise.items()}
+    return named | {stage: f"models/{model}" for stage, model in others.items()}
 
 
 # --- their memory ---------------------------------------------------------------------------------

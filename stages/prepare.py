@@ -285,8 +285,10 @@ def demonstrations(sides: dict[str, Sides], params: Params) -> Iterator[dict]:
 def demonstration(problem: Problem, task: str, params: Params, working: str | None) -> dict:
     content = params.format.tags.render(problem.shown or problem.gold, working)
     completion = [{"role": "assistant", "content": content}]
-    row = tasks.row(problem, task, params.task.parts[task], params.format)
-    return {**row, "completion": completion}
+    part = params.task.parts[task]
+    row = tasks.row(problem, task, part, params.format)
+    is_right = problem.shown is None or right(problem.shown, tasks.judged_by(problem, part))
+    return {**row, "completion": completion, "right": is_right}
 
 
 def shots(sides: dict[str, Sides], params: Params) -> Iterator[dict]:
@@ -300,12 +302,13 @@ def shots(sides: dict[str, Sides], params: Params) -> Iterator[dict]:
 def write(path: Path, made: Iterable[dict], seed: int | None) -> None:
     """Rows to a file, without the columns that none of them fills; mixed by the seed."""
     names, used = set(), set()
-    empty = {"percent": "unit", "options": None, "aliases": None, "tests": None, "numbers": None}
+    empty = {"percent": "unit", "options": None, "aliases": None, "tests": None, "numbers": None,
+             "right": True}  # fmt: skip
 
     def noted() -> Iterator[dict]:
         for row in made:
             names.add(row["task"])
-            used.update(name for name, value in empty.items() if row[name] != value)
+            used.update(name for name, value in empty.items() if row.get(name, value) != value)
             yield row
 
     kept = kept_rows(noted())

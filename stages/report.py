@@ -46,14 +46,15 @@ Samples = dict[str, dict[str, list[dict]]]  # task -> model -> rows
 def body(params: Params, run: Run) -> dict:
     evaluations = stages_of(params)
     every = {model: evaluated(model, name) for model, name in evaluations.items()}
-    found = {model: every[model] for model in MODELS}
+    mains = main_models(params)
+    found = {model: every[model] for model in mains}
     tasks = scores.tasks_of(found)
     if not tasks:
         raise UserError("metrics/evaluate/*.json name no task: `dvc repro` runs the evaluation")
     all_samples = by_task({model: read_samples(model, tasks) for model in evaluations}, tasks)
-    samples = {task: {model: rows[model] for model in MODELS}
+    samples = {task: {model: rows[model] for model in mains}
                for task, rows in all_samples.items()}  # fmt: skip
-    compared = pairs.all_pairs(samples)
+    compared = pairs.all_pairs(samples, list(params.report.trained_otherwise))
     against = otherwise.against_main(all_samples, list(params.report.students))
     source = lineage.read(evaluations.values())
     spent = stage_metrics(source)
@@ -81,9 +82,18 @@ def body(params: Params, run: Run) -> dict:
 
 
 def stages_of(params: Params) -> dict[str, str]:
-    """Model -> the DVC stage that evaluates it; without what report.compare no longer names."""
+    """Model -> the DVC stage that evaluates it; without what the lists no longer name."""
+    controls = params.report.trained_otherwise
+    mains = {model: f"evaluate_control@{controls[model]}" if model in controls
+             else f"evaluate@{model}" for model in main_models(params)}  # fmt: skip
     others = {model: f"evaluate_also@{how}" for model, how in params.report.students.items()}
-    return {**{model: f"evaluate@{model}" for model in MODELS}, **others}
+    return mains | others
+
+
+def main_models(params: Params) -> list[str]:
+    """The models of the main table; those of report.controls stand behind the SFT model."""
+    at = list(MODELS).index("sft") + 1
+    return [*list(MODELS)[:at], *params.report.trained_otherwise, *list(MODELS)[at:]]
 
 
 def metrics(name: str) -> dict:
@@ -201,6 +211,11 @@ def about_grpo(found: Scores, compared: list[Pair]) -> list[str]:
                     f"On {pair.task} the share of completions that show their working went from "
                     f"{was['shows_working']:.0%} (SFT) to {now['shows_working']:.0%} (GRPO)."
                 )
+            case before, "grpo" if before in scores.CONTROLS:
+                lines.append(
+                    f"Against {pairs.NAMES[before]} GRPO's difference on {pair.task} is "
+                    f"{pairs.points(pair)}, {pair.verdict}."
+                )
             case "control", "grpo":
                 lines.append(
                     f"Against the SFT model made to show its working the difference on {pair.task} "
@@ -250,7 +265,7 @@ def results(found: Scores, tasks: list[str], samples: Samples, compared: list[Pa
     blocks = [
         Heading("Results", "results"),
         Table(scores.full(found, tasks)),
-        Note("; ".join(f"{model}: {what}" for model, what in MODELS.items()) + "."),
+        Note("; ".join(f"{model}: {scores.WHAT[model]}" for model in found) + "."),
         picture,
         *([Heading("Several samples a problem", "sampled"), Table(several)] if several else []),
         *([Heading("lm-eval's own tasks", "lm-eval"), Table(official)] if official else []),

@@ -221,11 +221,18 @@ def test_mistakes_end_in_one_line_and_leave_nothing(done):
 
 def test_the_same_student_is_taught_otherwise_and_nothing_else_runs_again(done):
     project, _ = done
-    also = {"distill_also@demonstrations", "evaluate_also@demonstrations"}
-    setting = ["-n", "otherwise", "-S", "report.compare=[demonstrations]"]
+    also = {"distill_also@demonstrations", "evaluate_also@demonstrations",
+            "sft_also@longer", "evaluate_control@longer"}  # fmt: skip
+    setting = ["-n", "otherwise", "-S", "report.compare=[demonstrations]",
+               "-S", "report.controls=[longer]"]  # fmt: skip
     assert ran(project.dvc("exp", "run", *setting)) == also | {"report"}
     summary = json.loads((project.folder / "reports/summary.json").read_text())
-    assert list(summary["models"]) == [*MODELS, "student-demonstrations"]
+    with_control = [*MODELS[:2], "sft-longer", *MODELS[2:]]
+    assert list(summary["models"]) == [*with_control, "student-demonstrations"]
+    assert "sft-longer-grpo" in summary["pairs"]["arithmetic"]
+    steps = [len((project.folder / f"plots/{name}.csv").read_text().splitlines())
+             for name in ("sft", "sft-longer")]  # fmt: skip
+    assert steps[1] > steps[0]
     pair = summary["pairs"]["arithmetic"]["student-student-demonstrations"]
     assert (pair["gained"], pair["lost"]) == (0, 0), "too few were verified: the same student"
     section = (project.folder / "reports/report.md").read_text().partition("taught otherwise")[2]

@@ -139,7 +139,7 @@ def to_start(stage: str, asked: "Launch") -> bool:
 
 def module(stage: str) -> str:
     """The file of stages/ that is a stage's recipe: `distill_also@logits` is distill, too."""
-    return stage.partition("@")[0].removesuffix("_also")
+    return stage.partition("@")[0].partition("_")[0]
 
 
 def start(stage: str, asked: "Launch") -> int:

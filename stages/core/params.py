@@ -180,6 +180,7 @@ class Training(Section):
 
 class Sft(Training):
     method: Literal["full", "lora", "qlora", "none"]
+    demonstrations: Literal["all", "verified"] = "all"
     optimizer: Literal["adamw", "muon"] = "adamw"
     max_length: Count
     lora: dict[str, Any] = {}
@@ -304,6 +305,8 @@ class Student(Section):
 
 Method = Literal["verified", "unverified", "demonstrations", "logits", "on_policy"]
 METHODS = get_args(Method)
+Control = Literal["longer", "verified"]
+CONTROLS = get_args(Control)
 MATCHED = ("logits", "on_policy")  # methods that compare distributions over the next token
 
 
@@ -345,10 +348,11 @@ class Evaluate(Section):
 class Report(Section):
     fail_if_worse: bool = False
     compare: list[Method] = []
+    controls: list[Control] = []
 
-    @field_validator("compare")
+    @field_validator("compare", "controls")
     @classmethod
-    def each_once(cls, given: list[Method]) -> list[Method]:
+    def each_once(cls, given: list[str]) -> list[str]:
         for method in given:
             if given.count(method) > 1:
                 raise ValueError(f"{method} stands there twice: say it once")
@@ -358,6 +362,11 @@ class Report(Section):
     def students(self) -> dict[str, Method]:
         """The students that are taught otherwise -> how: `student-logits` -> `logits`."""
         return {f"student-{method}": method for method in self.compare}
+
+    @property
+    def trained_otherwise(self) -> dict[str, Control]:
+        """The SFT models that GRPO is compared with besides -> how: `sft-longer` -> `longer`."""
+        return {f"sft-{control}": control for control in self.controls}
 
 
 class Run(Section):
@@ -393,6 +402,14 @@ class Params(Section):
     run: Run = Run()
     launch: Launch = Launch()
     tracking: Tracking = Tracking()
+
+    def with_control(self, kind: Control) -> "Params":
+        """As the SFT model of that name in `report.controls` is trained."""
+        changes = {
+            "longer": {"max_steps": 2 * self.sft.max_steps},
+            "verified": {"demonstrations": "verified"},
+        }
+        return self.model_copy(update={"sft": self.sft.model_copy(update=changes[kind])})
 
     @model_validator(mode="after")
     def cross_field(self) -> "Params":

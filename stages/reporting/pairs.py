@@ -1,7 +1,7 @@
 """Two models on the same problems: what was gained, what was lost, and whether it is noise."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from stages.core.statistics import mcnemar, paired_bootstrap, paired_difference
@@ -10,6 +10,8 @@ PAIRS = (("base", "sft"), ("sft", "grpo"), ("control", "grpo"), ("grpo", "studen
 NAMES = {
     "base": "the base model",
     "sft": "SFT",
+    "sft-longer": "SFT for twice the steps",
+    "sft-verified": "SFT on its right demonstrations alone",
     "control": "SFT made to show its working",
     "grpo": "GRPO",
     "student": "the student",
@@ -89,14 +91,18 @@ def reward_difference(both: list[Both]) -> tuple[float, float, float] | None:
     return paired_bootstrap(*zip(*known, strict=True)) if known else None
 
 
-def all_pairs(samples: dict[str, dict[str, list[dict]]]) -> list[Pair]:
-    """`PAIRS` on every task.
+def all_pairs(
+    samples: dict[str, dict[str, list[dict]]], controls: Sequence[str] = ()
+) -> list[Pair]:
+    """`PAIRS` on every task, and each of the controls against GRPO.
 
     Args:
         samples: task -> model -> rows.
+        controls: models.
     """
+    wanted = [*PAIRS[:-1], *((control, "grpo") for control in controls), PAIRS[-1]]
     found = [compared(task, before, after, models)
-             for task, models in samples.items() for before, after in PAIRS]  # fmt: skip
+             for task, models in samples.items() for before, after in wanted]  # fmt: skip
     return [pair for pair in found if pair]
 
 

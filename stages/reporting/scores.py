@@ -15,6 +15,12 @@ MODELS = {
     "grpo": "after GRPO",
     "student": "distilled from the GRPO model (distill.method)",
 }
+# the models that report.controls may name
+CONTROLS = {
+    "sft-longer": "as sft, for twice the steps",
+    "sft-verified": "as sft, on the right demonstrations alone",
+}
+WHAT = MODELS | CONTROLS
 ERRORS = ("reasoning", "extraction", "truncation", "format", "sandbox")
 
 Rows = list[list[Any]]
@@ -50,7 +56,7 @@ def brief(scores: dict[str, dict], tasks: list[str]) -> Rows:
         rows.append([
             model, f"{scores[model]['parameters']:,}", f"{s['accuracy']:.3f}",
             f"[{s['low']:.3f}, {s['high']:.3f}]", number(s.get("format_compliance_rate")),
-            MODELS.get(model) or f"the same student taught by {model.removeprefix('student-')}",
+            WHAT.get(model) or f"the same student taught by {model.removeprefix('student-')}",
         ])  # fmt: skip
     return with_task(rows, [task for task, _, _ in found])
 
@@ -64,7 +70,8 @@ def with_task(rows: Rows, tasks: list[str]) -> Rows:
 
 def full(scores: dict[str, dict], tasks: list[str]) -> Rows:
     """`brief` with the further rates of one completion a problem, and without what a model is."""
-    further = {"flexible_accuracy": "answer anywhere", "shows_working": "shows working",
+    further = {"flexible_accuracy": "answer anywhere", "legality": "legal",
+               "shows_working": "shows working",
                "mean_reward": "mean reward", "high_reward_rate": "high reward",
                "truncated": "truncated"}  # fmt: skip
     found = entries(scores, tasks)

@@ -108,6 +108,17 @@ def test_students_that_are_taught_otherwise_are_trained_and_evaluated(here, raw)
     assert stages["evaluate_also@logits"] == stages["evaluate@student"]
 
 
+def test_controls_are_trained_and_evaluated(here, raw):
+    stages = planned(raw, {"report": {"controls": ["verified", "longer"]}})["stages"]
+    names = list(stages)
+    at = names.index("sft") + 1
+    assert names[at : at + 2] == ["sft_also@verified", "sft_also@longer"]
+    assert stages["sft_also@verified"] == stages["sft"]
+    steps = [stages[name]["settings"]["optimiser_steps"] for name in ("sft", "sft_also@longer")]
+    assert steps[1] == 2 * steps[0]
+    assert stages["evaluate_control@longer"] == stages["evaluate@sft"]
+
+
 def test_a_student_of_layers_by_hand(here, raw):
     own = {"source": "layers", "layers": [0], "scratch": None}
     found = planned(raw, {"distill": {"student": own}})

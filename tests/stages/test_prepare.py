@@ -8,6 +8,7 @@ from stages import prepare
 from stages.core import params
 from stages.core.errors import UserError
 from stages.core.files import read_rows, write_rows
+from stages.core.grade import grades
 from stages.core.overlap import Index
 from stages.tasks.problem import Problem
 from tests.conftest import merged
@@ -26,6 +27,19 @@ def test_the_embedded_default(here, tiny):
     assert report["test_chains_seen_in_training"] == 0
     assert all("completion" not in row for row in grpo + test)
     assert len({row["question"] for row in sft + grpo + test}) == 64 + 32 + 12
+
+
+def test_demonstrations_that_are_attempts_say_whether_they_are_right(here, tiny):
+    prepare.body(params.validate(tiny, "params.yaml"), run=None)
+    assert all("right" not in row and "numbers" not in row for row in rows("sft"))
+    tiny["task"].update(name="countdown", answer_only={})
+    prepare.body(params.validate(tiny, "params.yaml"), run=None)
+    fmt = params.validate(tiny, "params.yaml").format.tags
+    shown = rows("sft")
+    verdicts = grades([row["completion"][0]["content"] for row in shown], shown, fmt)
+    assert [verdict.correct for verdict in verdicts] == [row["right"] for row in shown]
+    assert 0 < sum(row["right"] for row in shown) < len(shown)
+    assert all("right" not in row and row["numbers"] for row in rows("grpo") + rows("test"))
 
 
 def test_the_share_of_answers_without_working(here, tiny):

@@ -65,7 +65,10 @@ OLD_ROW = ("question", "gold", "level", "prompt", "completion", "answer", "corre
 
 
 def write_project(
-    tasks: dict[str, dict[str, int]], old: bool = False, compare: Sequence[str] = ()
+    tasks: dict[str, dict[str, int]],
+    old: bool = False,
+    compare: Sequence[str] = (),
+    controls: Sequence[str] = (),
 ) -> None:
     """What the stages before this one leave behind, in the working folder.
 
@@ -73,9 +76,11 @@ def write_project(
         tasks: task -> model -> how many of 40 problems it gets right.
         old: as an evaluation of one task and one completion a problem writes it.
         compare: methods that the student `student-METHOD` is taught by as well.
+        controls: how the SFT model `sft-CONTROL` is trained as well.
     """
     evaluated = {model: f"evaluate/{model}" for model in MODELS}
     evaluated |= {f"student-{method}": f"evaluate_also/{method}" for method in compare}
+    evaluated |= {f"sft-{control}": f"evaluate_control/{control}" for control in controls}
     for model, metrics in evaluated.items():
         rows = [sample(task, i, i < right[model], model)
                 for task, right in tasks.items() for i in range(40)]  # fmt: skip
@@ -133,9 +138,13 @@ def project(params, here):
     return here
 
 
-def run(params: Params, fail_if_worse: bool = False, compare: Sequence[str] = ()) -> list[dict]:
+def run(
+    params: Params, fail_if_worse: bool = False, compare: Sequence[str] = (),
+    controls: Sequence[str] = (),
+) -> list[dict]:  # fmt: skip
     """The events that a report leaves for the trackers."""
-    section = {"fail_if_worse": fail_if_worse, "compare": list(compare)}
+    section = {"fail_if_worse": fail_if_worse, "compare": list(compare),
+               "controls": list(controls)}  # fmt: skip
     params = params.model_copy(update={"report": Report(**section)})
     written = yaml.safe_load(Path("params.yaml").read_text())
     Path("params.yaml").write_text(yaml.safe_dump(written | {"report": section}))
@@ -243,6 +252,25 @@ def test_the_same_student_taught_otherwise(project, params):
     ids = [value for name, value in found.attributes if name == "id"]
     assert len(ids) == len(set(ids)) and "otherwise" in ids
     assert all(v[1:] in ids for name, v in found.attributes if name == "href")
+
+
+def test_controls_stand_behind_sft_and_grpo_is_compared_with_each(project, params):
+    right = {**RIGHT, "sft-longer": 21, "sft-verified": 35}
+    write_project({"arithmetic": right}, controls=("longer", "verified"))
+    run(params)
+    assert "sft-longer" not in Path("reports/report.md").read_text()
+    run(params, controls=("longer", "verified"))
+    text, summary = Path("reports/report.md").read_text(), Path("reports/summary.json").read_text()
+    names = [*MODELS][:2] + ["sft-longer", "sft-verified"] + [*MODELS][2:]
+    assert list(json.loads(summary)["models"]) == names
+    table = Path("reports/table.txt").read_text().splitlines()
+    assert [line.split()[0] for line in table[1:]] == names
+    assert table[3].endswith("as sft, for twice the steps")
+    pairs_ = json.loads(summary)["pairs"]["arithmetic"]
+    assert pairs_["sft-longer-grpo"]["verdict"] == "better"
+    assert pairs_["sft-verified-grpo"]["verdict"] == "within noise"
+    assert "Against SFT on its right demonstrations alone GRPO's difference on arithmetic" in text
+    assert "dvc repro evaluate_control@verified" in text
 
 
 def test_a_students_evaluation_that_is_missing_is_named(project, params):

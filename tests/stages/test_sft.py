@@ -5,6 +5,7 @@ import json
 import pytest
 from safetensors.torch import load_file
 
+from stages.core.files import read_rows, write_rows
 from tests.conftest import Project, merged
 
 LORA = {"optimizer": "adamw", "lora": {"r": 4, "target_modules": "all-linear"}}
@@ -55,3 +56,35 @@ def test_rows_that_do_not_fit_are_an_error_not_a_silence(prepared):
     prepared.write(raw)
     output = prepared.stage("stages.sft", ok=False)
     assert "sft.max_length 10: the shortest row has" in output and "Traceback" not in output
+
+
+def test_the_verified_control_learns_from_right_demonstrations_alone(prepared):
+    import yaml
+
+    rows = list(read_rows(prepared.folder / "data/sft.jsonl"))
+    told = [{**row, "right": i % 4 == 0} for i, row in enumerate(rows)]
+    write_rows(prepared.folder / "data/sft.jsonl", told)
+    raw = yaml.safe_load((prepared.folder / "params.yaml").read_text())
+    raw["sft"] = {**raw["sft"], "method": "full", "lora": {}, "max_length": 128, "max_steps": 3}
+    prepared.write(merged(raw, {"report": {"controls": ["longer", "verified"]}}))
+    for control in ("longer", "verified"):
+        prepared.stage("stages.sft", control)
+    seen = {name: json.loads((prepared.folder / f"metrics/sft_also/{name}.json").read_text())
+            for name in ("longer", "verified")}  # fmt: skip
+    assert seen["longer"]["rows"] == len(rows) and seen["verified"]["rows"] == -(-len(rows) // 4)
+    steps = {name: (prepared.folder / f"plots/sft-{name}.csv").read_text().splitlines()[-1]
+             for name in seen}  # fmt: skip
+    assert steps["longer"].startswith("6,") and steps["verified"].startswith("3,")
+    weights = [load_file(prepared.folder / f"models/sft-{name}/model.safetensors") for name in seen]
+    assert any(not weights[0][key].equal(weights[1][key]) for key in weights[0])
+
+
+def test_no_right_demonstration_is_told(prepared):
+    import yaml
+
+    rows = list(read_rows(prepared.folder / "data/sft.jsonl"))
+    write_rows(prepared.folder / "data/sft.jsonl", [{**row, "right": False} for row in rows])
+    raw = yaml.safe_load((prepared.folder / "params.yaml").read_text())
+    prepared.write(merged(raw, {"sft": {"method": "full", "demonstrations": "verified"}}))
+    output = prepared.stage("stages.sft", ok=False)
+    assert "data/sft.jsonl has no right demonstration: set sft.demonstrations to all" in output
