@@ -140,6 +140,8 @@ def judged(
         })  # fmt: skip
         if row.get("numbers"):
             samples[-1]["legal"] = legal(verdict.answer, row["numbers"])
+    for sample, entropy in zip(samples, harness.entropies(model, outcome, params), strict=False):
+        sample["entropy"] = entropy
     for sample, row, texts in zip(samples, rows, outcome.sampled, strict=False):
         verdicts = grades(texts, [row] * len(texts), fmt)
         sample["samples"] = [{"completion": text, "answer": v.answer, "correct": bool(v.correct)}
@@ -188,6 +190,8 @@ def measured(samples: list[dict], params: Params) -> dict[str, dict[str, float]]
             majority(s["samples"], same_expression if "legal" in s else equal) for s in samples
         ]
         found[f"maj@{k}"] = measure(votes)
+    if all("entropy" in sample for sample in samples):
+        found["entropy"] = measure([sample["entropy"] for sample in samples], bounds=None)
     return found
 
 

@@ -237,6 +237,7 @@ def split(train: Rows, task: Source, seed: int, lost: dict[str, int]) -> dict[st
             f"{len(train)} are there ({task.name}{'; left out: ' + why if why else ''}): lower "
             "them, give more rows, or set task.pool to null for all that are left"
         )
+    reserved = {i for i, problem in enumerate(train) if problem["dev"]}
     has_gold = [bool(problem["gold"]) for problem in train]
     if (golds := sum(has_gold)) < (task.demonstrations or 0):
         raise UserError(
@@ -245,10 +246,11 @@ def split(train: Rows, task: Source, seed: int, lost: dict[str, int]) -> dict[st
         )
     shuffled = random.Random(f"split {seed}").sample(range(len(train)), len(train))
     # what is to be demonstrated needs a gold
-    shown = [i for i in shuffled if has_gold[i]][: task.demonstrations or 0]
-    taken = set(shown)
+    shown = [i for i in shuffled if has_gold[i] and i not in reserved][: task.demonstrations or 0]
+    taken = reserved.union(shown)
     left = [i for i in shuffled if i not in taken]
-    dev, pool = left[: task.dev], left[task.dev :][: task.pool]
+    more = task.dev - len(reserved)  # what a task makes itself is reserved, other tasks' rows not
+    dev, pool = [*reserved, *left[:more]], left[more:][: task.pool]
     return {"demonstrations": train.take(shown), "dev": train.take(dev), "pool": train.take(pool)}
 
 

@@ -95,6 +95,14 @@ def completion(model: "LM", text: str, limit: int) -> Completion:
     return Completion(text, count, count < limit)
 
 
+def entropies(model: "LM", outcome: Outcome, params: Params) -> list[float]:
+    """Of the first sample of each problem; none where none was drawn, or the model is vLLM's."""
+    if not outcome.sampled or not hasattr(model, "entropies"):
+        return []
+    first = [texts[0] for texts in outcome.sampled]
+    return model.entropies(outcome.prompts, first, params.evaluate.temperature)
+
+
 def prompts_cut(model: "LM", prompts: list[str], limit: int) -> int:
     """How many prompts lm-eval cut at their beginning, to leave room for `limit` new tokens."""
     room = model.max_length - limit

@@ -6,10 +6,12 @@ comes from stages/core/sampling.py, batch by batch, and is kept (stages/core/bat
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from lm_eval.models.huggingface import HFLM
+from torch.distributions import Categorical
 from transformers import LogitsProcessorList, StopStringCriteria
 
 from stages.core import launch, models
@@ -23,8 +25,12 @@ from stages.core.sampling import (
     completed,
     in_halves,
     left_padded,
+    positions,
 )
 
+Rates = list[float]
+
+LOGITS = 2**26  # held at once
 UNDERSTOOD = {"do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty"}
 
 
@@ -128,6 +134,35 @@ class Model(HFLM):
             context, width + limit, stop, attention_mask=mask, **options
         )
         return whole[:, width:].tolist()
+
+    @torch.no_grad()
+    def entropies(self, prompts: list[str], completions: list[str], temperature: float) -> Rates:
+        """Mean entropy in nats of the next token along each completion, its end included.
+
+        Completions are tokenized anew, which may cut them otherwise than they were sampled.
+
+        Args:
+            prompts: as rendered by the chat template.
+            temperature: of the sampling; the distribution is the one that was sampled from.
+        """
+        encode = partial(self.tokenizer, add_special_tokens=False)
+        heads, tails = encode(prompts)["input_ids"], encode(completions)["input_ids"]
+        whole = [head + tail for head, tail in zip(heads, tails, strict=True)]
+        rows = [ids[-self.max_length :] for ids in whole]
+        kept = [min(len(tail) + 1, self.max_length) for tail in tails]
+        fitting = LOGITS // (max(kept) * len(self.tokenizer))
+        at_once = max(1, min(fitting, self.batch_size))
+        found: Rates = []
+        for at in range(0, len(rows), at_once):
+            here, new = rows[at : at + at_once], kept[at : at + at_once]
+            ids, mask = left_padded(here, self.tokenizer.pad_token_id, self.device)
+            logits = self.model(
+                input_ids=ids, attention_mask=mask, position_ids=positions(mask),
+                logits_to_keep=max(new),
+            ).logits  # fmt: skip
+            each = Categorical(logits=logits.float() / temperature).entropy()
+            found += [own[-n:].mean().item() for own, n in zip(each, new, strict=True)]
+        return found
 
     def after(self, context: torch.Tensor, completions: Ids) -> torch.Tensor:
         """Contexts and their completions, padded: (batch, length)."""

@@ -21,6 +21,8 @@ CONTROLS = {
     "sft-verified": "as sft, on the right demonstrations alone",
 }
 WHAT = MODELS | CONTROLS
+SAMPLED = r"(pass|maj)@\d+|entropy"
+ORDER = ("pass", "maj", "entropy")
 ERRORS = ("reasoning", "extraction", "truncation", "format", "sandbox")
 
 Rows = list[list[Any]]
@@ -86,12 +88,12 @@ def full(scores: dict[str, dict], tasks: list[str]) -> Rows:
 
 
 def sampled(scores: dict[str, dict], tasks: list[str]) -> Rows | None:
-    """pass@k and maj@k with their intervals; None where one completion a problem was sampled."""
+    """pass@k, maj@k and entropy with their intervals; None where there was one completion each."""
     found = entries(scores, tasks)
-    keys = {key for _, _, entry in found for key in entry if re.fullmatch(r"(pass|maj)@\d+", key)}
+    keys = {key for _, _, entry in found for key in entry if re.fullmatch(SAMPLED, key)}
     if not keys:
         return None
-    ordered = sorted(keys, key=lambda key: (not key.startswith("pass"), natural(key)))
+    ordered = sorted(keys, key=lambda key: (ORDER.index(key.partition("@")[0]), natural(key)))
     rows: Rows = [["model", *ordered]]
     rows += [[model, *(with_interval(entry, key) for key in ordered)] for _, model, entry in found]
     return with_task(rows, [task for task, _, _ in found])

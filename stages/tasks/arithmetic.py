@@ -1,10 +1,9 @@
 """Generated grade-school word problems of one to three steps: the embedded default's data.
 
 Nothing is downloaded. Held-out problems use arithmetic chains (`12+4=16;16-3=13`) of their own:
-a chain belongs to the test split or to the training splits by its hash, whatever the seed.
+see stages/tasks/generated.py.
 """
 
-import hashlib
 import random
 from collections.abc import Iterator
 
@@ -24,16 +23,11 @@ THINGS = [
 BOXES = ["boxes", "bags", "jars", "trays"]
 GAINS = ["buys {n} more", "finds {n} more", "gets {n} from {friend}", "makes {n} more"]
 LOSSES = ["loses {n}", "sells {n}", "gives {n} to {friend}", "breaks {n}"]
-TEST_SHARE = 5  # one chain in five is held out
 
 
 def chain_of(problem: Problem) -> str:
     """The exact arithmetic of a problem's working, which names and things leave unchanged."""
     return problem.working.replace("\n", ";")
-
-
-def held_out(chain: str) -> bool:
-    return hashlib.sha256(chain.encode()).digest()[0] % TEST_SHARE == 0
 
 
 def problem(rng: random.Random) -> Problem:
@@ -63,7 +57,7 @@ def problem(rng: random.Random) -> Problem:
 
 
 def load(task: Source, seed: int) -> tuple[Iterator[Problem], Iterator[Problem]]:
-    return generated.load(problem, lambda made: held_out(chain_of(made)), task, seed)
+    return generated.load(problem, chain_of, task, seed)
 
 
 def corpus(seed: int, size: int) -> Iterator[str]:

@@ -5,7 +5,6 @@ of its demonstrations are honest attempts rather than solutions: legal, worked o
 mostly beside the target, so that imitation alone leaves much to find.
 """
 
-import hashlib
 import random
 from collections.abc import Iterator
 from functools import partial
@@ -19,7 +18,6 @@ LARGEST = 25  # of the numbers
 BETWEEN = range(1, 100)  # every result on the way
 LEAST = 10  # of the targets
 SOLVED = 0.3  # of the demonstrations; of the other attempts one in five hits the target by chance
-TEST_SHARE = 5  # one puzzle in five is held out
 
 Attempt = tuple[list[str], str, int]  # its lines, as one expression, what it comes to
 
@@ -70,33 +68,19 @@ def key(made: Problem) -> str:
     return f"{sorted(made.numbers)} {target}"
 
 
-def held_out(made: Problem) -> bool:
-    return hashlib.sha256(key(made).encode()).digest()[0] % TEST_SHARE == 0
-
-
 def load(task: Source, seed: int) -> tuple[Iterator[Problem], Iterator[Problem]]:
     """Training puzzles, of which some ask the same in another order; no two held-out ones do."""
     counts = [int(level) for level in task.levels] or [3]
     make = partial(of_some, counts=counts)
-    train = generated.distinct(make, held_out, random.Random(f"train {seed}"), test=False)
-    test = generated.distinct(make, held_out, random.Random(f"test {seed}"), test=True)
-    return islice(train, task.training), islice(once(test), task.test or 0)
+    return generated.load(make, key, task, seed, once=key)
 
 
 def of_some(rng: random.Random, counts: list[int]) -> Problem:
     return problem(rng, rng.choice(counts))
 
 
-def once(problems: Iterator[Problem]) -> Iterator[Problem]:
-    seen = set()
-    for made in problems:
-        if key(made) not in seen:
-            seen.add(key(made))
-            yield made
-
-
 def corpus(seed: int, size: int) -> Iterator[str]:
     """Texts to learn a tokenizer from: chats about training puzzles, with their working."""
     rng = random.Random(f"corpus {seed}")
-    for made in islice(generated.distinct(problem, held_out, rng, test=False), size):
+    for made in islice(generated.distinct(problem, key, rng, generated.TRAINING), size):
         yield f"user\n{made.question}\nassistant\n{made.working}\n{made.shown}"

@@ -4,7 +4,6 @@ Nothing is downloaded. As in arithmetic, held-out problems use step sequences of
 sequence (`a + b; x * 2`) belongs to the test split or to the training splits by its hash.
 """
 
-import hashlib
 import random
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -13,7 +12,6 @@ from stages.core.params import Source
 from stages.tasks import generated
 from stages.tasks.problem import Problem
 
-TEST_SHARE = 5  # one sequence in five is held out
 TESTS = 6  # asserts of a problem
 
 # text, code, and the same in Python for the tests' expected values
@@ -82,16 +80,18 @@ def asserts(rng: random.Random, pair: bool, start: Callable, functions: list) ->
     return lines
 
 
-def held_out(made: Problem) -> bool:
-    return hashlib.sha256(made.working.encode()).digest()[0] % TEST_SHARE == 0
+def steps(made: Problem) -> str:
+    """What the function does, one operation a line."""
+    return made.working
 
 
 def load(task: Source, seed: int) -> tuple[Iterator[Problem], Iterator[Problem]]:
-    return generated.load(problem, held_out, task, seed)
+    return generated.load(problem, steps, task, seed)
 
 
 def corpus(seed: int, size: int) -> Iterator[str]:
     """Texts to learn a tokenizer from: chats about training problems, with working and code."""
     rng = random.Random(f"corpus {seed}")
-    for made in islice(generated.distinct(problem, held_out, rng, test=False), min(size, 1000)):
+    every = generated.distinct(problem, steps, rng, generated.TRAINING)
+    for made in islice(every, min(size, 1000)):
         yield f"user\n{made.question}\nassistant\n{made.working}\n{made.gold}"

@@ -1,30 +1,61 @@
-"""Problems that a task makes itself, held out by what they are rather than by chance."""
+"""Problems that a task makes itself, held out by what they are rather than by chance.
 
+A task says of a problem what it is (`Key`: its arithmetic, say, whatever names and things stand in
+its question). A hash of that puts it into one of `PARTS` parts, whatever the seed: one is for test,
+one for dev where dev problems are asked for, the others are for training.
+"""
+
+import hashlib
 import random
 from collections.abc import Callable, Iterator
-from itertools import islice
+from dataclasses import replace
+from itertools import chain, islice
 
 from stages.core.params import Source
 from stages.tasks.problem import Problem
 
 Make = Callable[[random.Random], Problem]
-HeldOut = Callable[[Problem], bool]
+Key = Callable[[Problem], str]
+
+PARTS = 5
+TEST, DEV = {0}, {1}
+TRAINING = set(range(PARTS)) - TEST
 
 
-def distinct(make: Make, held_out: HeldOut, rng: random.Random, test: bool) -> Iterator[Problem]:
-    """Problems of one side of the split without end, no question twice."""
+def part(key: str) -> int:
+    return hashlib.sha256(key.encode()).digest()[0] % PARTS
+
+
+def question(made: Problem) -> str:
+    return made.question
+
+
+def distinct(
+    make: Make, key: Key, rng: random.Random, parts: set[int], once: Key = question
+) -> Iterator[Problem]:
+    """Problems of these parts without end, none that is `once` the same as another."""
     seen = set()
     while True:
         made = make(rng)
-        if held_out(made) == test and made.question not in seen:
-            seen.add(made.question)
+        if part(key(made)) in parts and once(made) not in seen:
+            seen.add(once(made))
             yield made
 
 
 def load(
-    make: Make, held_out: HeldOut, task: Source, seed: int
+    make: Make, key: Key, task: Source, seed: int, once: Key = question
 ) -> tuple[Iterator[Problem], Iterator[Problem]]:
-    """Training problems (all splits of them together) and held-out ones, from the seed."""
-    train = distinct(make, held_out, random.Random(f"train {seed}"), test=False)
-    test = distinct(make, held_out, random.Random(f"test {seed}"), test=True)
-    return islice(train, task.training), islice(test, task.test or 0)
+    """Training problems (dev problems behind them, marked) and test problems, from the seed.
+
+    Args:
+        once: what no two problems of an evaluation may have in common.
+    """
+
+    def some(name: str, parts: set[int], once: Key, count: int) -> Iterator[Problem]:
+        made = distinct(make, key, random.Random(f"{name} {seed}"), parts, once)
+        return islice(made, count)
+
+    parts = TRAINING - DEV if task.dev else TRAINING
+    train = some("train", parts, question, task.training - task.dev)
+    dev = (replace(made, dev=True) for made in some("dev", DEV, once, task.dev))
+    return chain(train, dev), some("test", TEST, once, task.test or 0)

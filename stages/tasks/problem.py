@@ -14,7 +14,8 @@ class Problem:
     The gold is the answer, the letter of the right option, or a reference solution that passes the
     `tests`. `working` is a worked solution without the answer, `claimed` the answer that a trace
     gave: the problem is kept only where that is right. `numbers` are those that an expression has
-    to use, `shown` the answer of a demonstration that is an attempt, not the gold.
+    to use, `shown` the answer of a demonstration that is an attempt, not the gold. What is marked
+    as `dev` is held out as test problems are, and serves for dev alone.
     """
 
     question: str
@@ -28,6 +29,7 @@ class Problem:
     claimed: str | None = None
     numbers: list[int] | None = None
     shown: str | None = None
+    dev: bool = False
 
 
 def wrong(place: str, what: str) -> UserError:

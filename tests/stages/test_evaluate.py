@@ -68,6 +68,8 @@ def test_lm_evals_own_figures_are_ours(knowing):
     measures = evaluate.measured(samples, loaded)
     assert measures["pass@1"]["value"] == pytest.approx(ours)
     assert measures["pass@1"]["value"] <= measures["pass@3"]["value"] <= 1
+    assert measures["entropy"]["value"] == sum(s["entropy"] for s in samples) / 3 > 0
+    assert measures["entropy"]["low"] < measures["entropy"]["value"]
 
 
 def test_the_same_seed_draws_the_same_samples(knowing):

@@ -80,6 +80,26 @@ def test_samples_are_drawn_at_the_temperature(pair):
     assert set(cool[::4]) == {KNOWN[SHORT][0]} and len(set(hot)) > 20
 
 
+@pytest.mark.parametrize(("temperature", "at_once"), [(5.0, 4), (9.0, 1)])
+def test_entropies_are_those_of_each_completions_own_tokens(
+    pair, temperature, at_once, monkeypatch
+):
+    ours, _ = pair
+    prompts = [ours.apply_chat_template([{"role": "user", "content": q}]) for q in QUESTIONS]
+    completions = [KNOWN[SHORT][0], KNOWN[LONG][0], "", "<think>1"]
+    monkeypatch.setattr(lm, "LOGITS", at_once * 40 * len(ours.tokenizer))
+    found = ours.entropies(prompts, completions, temperature)
+    for prompt, completion, entropy in zip(prompts, completions, found, strict=True):
+        head, tail = (ours.tokenizer(text, add_special_tokens=False)["input_ids"]
+                      for text in (prompt, completion))  # fmt: skip
+        with torch.no_grad():
+            logits = ours.model(torch.tensor([head + tail])).logits[0, len(head) - 1 :]
+        logps = (logits.double() / temperature).log_softmax(-1)
+        assert logps.shape[0] == len(tail) + 1
+        assert entropy == pytest.approx(-(logps.exp() * logps).sum(-1).mean().item(), abs=1e-4)
+    assert len(set(found)) == 4 and min(found) > 0.01
+
+
 def test_contexts_come_back_with_their_completions_padded(pair):
     ours, _ = pair
     pad = ours.tokenizer.pad_token_id

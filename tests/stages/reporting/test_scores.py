@@ -7,6 +7,7 @@ PLAIN = {"n": 4, "accuracy": 0.5, "low": 0.2, "high": 0.8, "format_compliance_ra
 SAMPLED = {
     "pass@1": 0.5, "pass@1_low": 0.4, "pass@1_high": 0.6, "pass@1_stderr": 0.05,
     "pass@16": 0.9, "pass@16_low": 0.8, "pass@16_high": 1.0, "pass@8": 0.75, "maj@8": 0.6,
+    "entropy": 0.125,
 }  # fmt: skip
 
 
@@ -51,8 +52,8 @@ def test_scores_that_an_evaluation_has_not_are_left_out():
 def test_pass_and_maj_stand_in_order_with_their_intervals():
     found = {"sft": {"parameters": 1, "t": {**PLAIN, **SAMPLED}}}
     assert scores.sampled(found, ["t"]) == [
-        ["model", "pass@1", "pass@8", "pass@16", "maj@8"],
-        ["sft", "0.500 [0.400, 0.600]", "0.750", "0.900 [0.800, 1.000]", "0.600"],
+        ["model", "pass@1", "pass@8", "pass@16", "maj@8", "entropy"],
+        ["sft", "0.500 [0.400, 0.600]", "0.750", "0.900 [0.800, 1.000]", "0.600", "0.125"],
     ]
 
 

@@ -1,0 +1,36 @@
+"""What is held out is nowhere else, in whatever words."""
+
+import pytest
+
+from stages.core.params import Source
+from stages.tasks import arithmetic, countdown, functions, generated
+
+KEYS = {"arithmetic": arithmetic.chain_of, "countdown": countdown.key, "functions": functions.steps}
+MAKERS = {"arithmetic": arithmetic, "countdown": countdown, "functions": functions}
+
+
+def sides(name: str, dev: int, seed: int = 0) -> tuple[list, list, list]:
+    task = Source(name=name, demonstrations=300, pool=100, dev=dev, test=60)
+    train, test = map(list, MAKERS[name].load(task, seed))
+    return [p for p in train if not p.dev], [p for p in train if p.dev], test
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_neither_dev_nor_test_problems_are_trained_on(name):
+    found = sides(name, dev=50)
+    assert [len(side) for side in found] == [400, 50, 60]
+    train, dev, test = ({KEYS[name](made) for made in side} for side in found)
+    assert not train & dev and not train & test and not dev & test
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_without_dev_problems_their_part_is_trained_on(name):
+    train, dev, test = sides(name, dev=0)
+    assert not dev and test == sides(name, dev=50)[2]
+    assert {generated.part(KEYS[name](made)) for made in train} == generated.TRAINING
+    assert {generated.part(KEYS[name](made)) for made in sides(name, dev=50)[1]} == generated.DEV
+
+
+def test_no_two_puzzles_of_an_evaluation_are_one_in_another_order():
+    for side in sides("countdown", dev=300)[1:]:
+        assert len({countdown.key(made) for made in side}) == len(side)
