@@ -3,7 +3,7 @@ knows the format and sometimes succeeds. Ends with a merged model, which is GRPO
 
 As a stage: `python -m stages.sft`; `python -m stages.sft CONTROL` trains one of report.controls,
 with which GRPO is compared as well: `longer` for twice the steps, `verified` on the demonstrations
-whose answer is right.
+whose answer is right, `all` on the others as well.
 """
 
 import shutil

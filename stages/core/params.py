@@ -305,7 +305,7 @@ class Student(Section):
 
 Method = Literal["verified", "unverified", "demonstrations", "logits", "on_policy"]
 METHODS = get_args(Method)
-Control = Literal["longer", "verified"]
+Control = Literal["longer", "verified", "all"]
 CONTROLS = get_args(Control)
 MATCHED = ("logits", "on_policy")  # methods that compare distributions over the next token
 
@@ -408,6 +408,7 @@ class Params(Section):
         changes = {
             "longer": {"max_steps": 2 * self.sft.max_steps},
             "verified": {"demonstrations": "verified"},
+            "all": {"demonstrations": "all"},
         }
         return self.model_copy(update={"sft": self.sft.model_copy(update=changes[kind])})
 

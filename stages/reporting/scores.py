@@ -19,6 +19,7 @@ MODELS = {
 CONTROLS = {
     "sft-longer": "as sft, for twice the steps",
     "sft-verified": "as sft, on the right demonstrations alone",
+    "sft-all": "as sft, on all demonstrations, the wrong ones among them",
 }
 WHAT = MODELS | CONTROLS
 SAMPLED = r"(pass|maj)@\d+|entropy"

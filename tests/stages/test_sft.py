@@ -58,7 +58,7 @@ def test_rows_that_do_not_fit_are_an_error_not_a_silence(prepared):
     assert "sft.max_length 10: the shortest row has" in output and "Traceback" not in output
 
 
-def test_the_verified_control_learns_from_right_demonstrations_alone(prepared):
+def test_right_demonstrations_alone_or_all_of_them(prepared):
     import yaml
 
     rows = list(read_rows(prepared.folder / "data/sft.jsonl"))
@@ -66,15 +66,16 @@ def test_the_verified_control_learns_from_right_demonstrations_alone(prepared):
     write_rows(prepared.folder / "data/sft.jsonl", told)
     raw = yaml.safe_load((prepared.folder / "params.yaml").read_text())
     raw["sft"] = {**raw["sft"], "method": "full", "lora": {}, "max_length": 128, "max_steps": 3}
-    prepared.write(merged(raw, {"report": {"controls": ["longer", "verified"]}}))
-    for control in ("longer", "verified"):
+    raw["sft"]["demonstrations"] = "verified"
+    prepared.write(merged(raw, {"report": {"controls": ["longer", "all"]}}))
+    for control in ("longer", "all"):
         prepared.stage("stages.sft", control)
     seen = {name: json.loads((prepared.folder / f"metrics/sft_also/{name}.json").read_text())
-            for name in ("longer", "verified")}  # fmt: skip
-    assert seen["longer"]["rows"] == len(rows) and seen["verified"]["rows"] == -(-len(rows) // 4)
+            for name in ("longer", "all")}  # fmt: skip
+    assert seen["all"]["rows"] == len(rows) and seen["longer"]["rows"] == -(-len(rows) // 4)
     steps = {name: (prepared.folder / f"plots/sft-{name}.csv").read_text().splitlines()[-1]
              for name in seen}  # fmt: skip
-    assert steps["longer"].startswith("6,") and steps["verified"].startswith("3,")
+    assert steps["longer"].startswith("6,") and steps["all"].startswith("3,")
     weights = [load_file(prepared.folder / f"models/sft-{name}/model.safetensors") for name in seen]
     assert any(not weights[0][key].equal(weights[1][key]) for key in weights[0])
 
