@@ -7,6 +7,7 @@ overrides the whole of it is a DVC experiment, `dvc exp run --temp -S ...`, told
 
 import asyncio
 import difflib
+import heapq
 import os
 import re
 import shutil
@@ -161,11 +162,9 @@ async def _run_stages(
     options: list[str],
     retries: int,
 ) -> State:
-    """Run each stage of `needs` as soon as those it waits for have finished."""
-    slots: asyncio.Queue[dict[str, str]] = asyncio.Queue()
-    for slot in slot_environments():
-        slots.put_nowait(slot)
-    checking = asyncio.Lock()
+    """Run each stage of `needs` as soon as those it waits for have finished and a slot is free."""
+    slots, ahead = Slots(slot_environments()), stages_ahead(needs)
+    one_at_a_time = asyncio.Lock()
     environment = stage_environment()
 
     async def is_unchanged_now(name: str) -> bool:
@@ -174,15 +173,18 @@ async def _run_stages(
             return False
         return await asyncio.to_thread(_is_unchanged_now, name)
 
+    async def cached(name: str) -> State:
+        # One at a time: a Prefect server on SQLite makes many a concurrent request wait for 2 s.
+        async with one_at_a_time:
+            return await cached_run(name)
+
     async def run(name: str, waits_for: list[asyncio.Task]) -> State | None:
         needed = await asyncio.gather(*waits_for)
         if not all(state and state.is_completed() for state in needed):
             return None
-        # One at a time: a Prefect server on SQLite makes many a concurrent request wait for 2 s.
-        async with checking:
-            if name in unaffected or await is_unchanged_now(name):
-                return await cached_run(name)
-        slot = await slots.get()
+        if name in unaffected:
+            return await cached(name)
+        slot = await slots.take(ahead[name])
         command = ["repro", "--single-item", *options, name]
         log = Path("logs", f"{name}.log")
 
@@ -190,9 +192,11 @@ async def _run_stages(
             return await follow(log, dvc(command, environment | slot), retries)
 
         try:
+            if await is_unchanged_now(name):
+                return await cached(name)
             return await child_run(name, reproduce, retries)
         finally:
-            slots.put_nowait(slot)
+            slots.give_back(slot)
 
     runs: dict[str, asyncio.Task[State | None]] = {}
     for name, waits_for in needs.items():
@@ -204,6 +208,56 @@ async def _run_stages(
         if isinstance(error, Exception):
             raise error
     return _summary(dict(zip(runs, states, strict=True)))
+
+
+def stages_ahead(needs: dict[str, list[str]]) -> dict[str, int]:
+    """Return how many stages the longest chain has that begins with each.
+
+    Args:
+        needs: each stage, after those that it waits for.
+    """
+    ahead = dict.fromkeys(needs, 1)
+    for name in reversed(needs):
+        for needed in needs[name]:
+            ahead[needed] = max(ahead[needed], ahead[name] + 1)
+    return ahead
+
+
+class Slots:
+    """What so many stages may have at a time; whoever has the longest way to go comes first."""
+
+    PAUSE = 0.1  # seconds in which those that waited for a stage come to wait for its slot
+
+    def __init__(self, free: list[dict[str, str]]):
+        self._free = free
+        self._waiting: list[tuple[int, int, asyncio.Future[dict[str, str]]]] = []
+        self._came = 0
+
+    async def take(self, way: int) -> dict[str, str]:
+        """Wait for a slot; of those that wait, one with a longer way gets it first."""
+        turn = asyncio.get_running_loop().create_future()
+        self._came += 1
+        heapq.heappush(self._waiting, (-way, self._came, turn))
+        self._later()
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.give_back(turn.result())
+            raise
+
+    def give_back(self, slot: dict[str, str]) -> None:
+        self._free.append(slot)
+        self._later()
+
+    def _later(self) -> None:
+        asyncio.get_running_loop().call_later(self.PAUSE, self._hand_out)
+
+    def _hand_out(self) -> None:
+        while self._free and self._waiting:
+            *_, turn = heapq.heappop(self._waiting)
+            if not turn.done():
+                turn.set_result(self._free.pop(0))
 
 
 def _is_unchanged_now(name: str) -> bool:

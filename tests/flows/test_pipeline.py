@@ -1,12 +1,20 @@
 """The flow, run in a toy checkout against a real Prefect server."""
 
+import asyncio
 import re
 import shutil
 
 import pytest
 import yaml
 
-from flows.pipeline import PipelineError, plan, slot_environments, survey
+from flows.pipeline import (
+    PipelineError,
+    Slots,
+    plan,
+    slot_environments,
+    stages_ahead,
+    survey,
+)
 
 STAGES = ["prepare", "left", "right", "evaluate@left", "evaluate@right", "report"]
 
@@ -213,6 +221,46 @@ def test_a_slot_has_a_gpu_or_a_share_of_the_cores(
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
     assert slot_environments() == slots
+
+
+def test_the_stage_with_the_longest_chain_before_it_comes_first():
+    needs = {"prepare": [], "sft": ["prepare"], "also": ["prepare"], "grpo": ["sft"],
+             "evaluate": ["grpo", "also"], "look": ["sft"]}  # fmt: skip
+    assert stages_ahead(needs) == {
+        "prepare": 4, "sft": 3, "also": 2, "grpo": 2, "evaluate": 1, "look": 1,
+    }  # fmt: skip
+
+
+def test_a_slot_goes_to_whoever_has_the_longest_way_even_if_it_comes_a_moment_later():
+    async def taken() -> list[str]:
+        slots, order = Slots([{"SLOT": "1"}]), []
+
+        async def stage(name: str, way: int, *then: tuple[str, int]) -> None:
+            slot = await slots.take(way)
+            order.append(name)
+            slots.give_back(slot)
+            await asyncio.gather(*(stage(*further) for further in then))
+
+        await asyncio.gather(
+            stage("look", 1), stage("also", 2), stage("sft", 3, ("grpo", 2), ("merge", 3))
+        )
+        return order
+
+    assert asyncio.run(taken()) == ["sft", "merge", "also", "grpo", "look"]
+
+
+def test_who_gives_up_waiting_leaves_the_slot_to_the_next():
+    async def got() -> tuple[dict, dict]:
+        slots = Slots([{"SLOT": "1"}])
+        first = await slots.take(1)
+        given_up, waiting = (asyncio.create_task(slots.take(way)) for way in (9, 1))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        slots.give_back(first)
+        return first, await asyncio.wait_for(waiting, 60)
+
+    first, second = asyncio.run(got())
+    assert first is second
 
 
 @pytest.mark.parametrize("wrong", [0, -1, "many", 1.5, True, None])
