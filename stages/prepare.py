@@ -237,8 +237,10 @@ def split(train: Rows, task: Source, seed: int, lost: dict[str, int]) -> dict[st
             f"{len(train)} are there ({task.name}{'; left out: ' + why if why else ''}): lower "
             "them, give more rows, or set task.pool to null for all that are left"
         )
-    reserved = {i for i, problem in enumerate(train) if problem["dev"]}
-    has_gold = [bool(problem["gold"]) for problem in train]
+    marks = [(problem["dev"], bool(problem["gold"])) for problem in train]
+    # what a task makes itself for dev; of other tasks' rows none
+    reserved = [i for i, (dev, _) in enumerate(marks) if dev]
+    has_gold = [gold and not dev for dev, gold in marks]
     if (golds := sum(has_gold)) < (task.demonstrations or 0):
         raise UserError(
             f"task.demonstrations asks for {task.demonstrations} problems, {golds} have a solution "
@@ -246,10 +248,10 @@ def split(train: Rows, task: Source, seed: int, lost: dict[str, int]) -> dict[st
         )
     shuffled = random.Random(f"split {seed}").sample(range(len(train)), len(train))
     # what is to be demonstrated needs a gold
-    shown = [i for i in shuffled if has_gold[i] and i not in reserved][: task.demonstrations or 0]
-    taken = reserved.union(shown)
+    shown = [i for i in shuffled if has_gold[i]][: task.demonstrations or 0]
+    taken = {*reserved, *shown}
     left = [i for i in shuffled if i not in taken]
-    more = task.dev - len(reserved)  # what a task makes itself is reserved, other tasks' rows not
+    more = task.dev - len(reserved)
     dev, pool = [*reserved, *left[:more]], left[more:][: task.pool]
     return {"demonstrations": train.take(shown), "dev": train.take(dev), "pool": train.take(pool)}
 

@@ -74,3 +74,19 @@ def test_what_scaling_shows_is_accepted(raw):
     shown = yaml.safe_load(tracking)
     loaded = params.validate(merged(raw, shown), "docs/scaling.md").tracking
     assert loaded.uri == shown["tracking"]["uri"]
+
+
+EXPERIMENTS = re.findall(r"^\| `(-S .*?)` \|", (ROOT / "docs/experiments.md").read_text(), re.M)
+
+
+@pytest.mark.parametrize("line", EXPERIMENTS)
+def test_every_experiment_shown_is_accepted(line):
+    preset = yaml.safe_load((ROOT / "presets/countdown.yaml").read_text())
+    changed = preset
+    for setting in line.removeprefix("-S ").split(" -S "):
+        key, _, value = setting.strip("'").removeprefix("+").partition("=")
+        value = yaml.safe_load(value)
+        for name in reversed(key.split(".")):
+            value = {name: value}
+        changed = merged(changed, value)
+    assert changed != preset and params.validate(changed, "docs/experiments.md")
