@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import chain, islice
 
+from stages.core.errors import UserError
 from stages.core.params import Source
 from stages.tasks.problem import Problem
 
@@ -18,6 +19,7 @@ Make = Callable[[random.Random], Problem]
 Key = Callable[[Problem], str]
 
 PARTS = 5
+PATIENCE = 100_000  # problems in vain; by then all but a few in 100,000 have come up
 TEST, DEV = {0}, {1}
 TRAINING = set(range(PARTS)) - TEST
 
@@ -33,13 +35,23 @@ def question(made: Problem) -> str:
 def distinct(
     make: Make, key: Key, rng: random.Random, parts: set[int], once: Key = question
 ) -> Iterator[Problem]:
-    """Problems of these parts without end, none that is `once` the same as another."""
-    seen = set()
-    while True:
+    """Problems of these parts, none that is `once` the same as another.
+
+    Raises:
+        UserError: there seem to be no others.
+    """
+    seen, misses = set(), 0
+    while misses < PATIENCE:
         made = make(rng)
+        misses += 1
         if part(key(made)) in parts and once(made) not in seen:
             seen.add(once(made))
+            misses = 0
             yield made
+    raise UserError(
+        f"task: after {len(seen):,} problems {PATIENCE:,} more were made, and none was new: lower "
+        "task.demonstrations, task.pool, task.dev or task.test"
+    )
 
 
 def load(

@@ -1,9 +1,14 @@
 """What is held out is nowhere else, in whatever words."""
 
+import random
+from itertools import islice
+
 import pytest
 
+from stages.core.errors import UserError
 from stages.core.params import Source
 from stages.tasks import arithmetic, countdown, functions, generated
+from stages.tasks.problem import Problem
 
 KEYS = {"arithmetic": arithmetic.chain_of, "countdown": countdown.key, "functions": functions.steps}
 MAKERS = {"arithmetic": arithmetic, "countdown": countdown, "functions": functions}
@@ -34,3 +39,17 @@ def test_without_dev_problems_their_part_is_trained_on(name):
 def test_no_two_puzzles_of_an_evaluation_are_one_in_another_order():
     for side in sides("countdown", dev=300)[1:]:
         assert len({countdown.key(made) for made in side}) == len(side)
+
+
+def test_more_problems_than_there_are_is_an_error_not_a_wait(monkeypatch):
+    monkeypatch.setattr(generated, "PATIENCE", 500)
+
+    def make(rng: random.Random) -> Problem:
+        n = rng.randint(1, 20)
+        return Problem(f"How many is {n}?", str(n))
+
+    found = generated.distinct(make, generated.question, random.Random(0), generated.TRAINING)
+    first = list(islice(found, 10))
+    assert len({made.question for made in first}) == 10
+    with pytest.raises(UserError, match=r"after 1\d problems 500 more were made, and none was new"):
+        list(found)
