@@ -3,6 +3,7 @@ r"""Arithmetic expressions over plain numbers: worked out term by term, never ru
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 MAX_LENGTH = 200  # characters of an answer
 SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-", "$": " "})  # noqa: RUF001
@@ -29,8 +30,11 @@ def read(text: str) -> Expression | None:
     >>> read("25-18=8"), read("2/(3-3)"), read("2**9")
     (None, None, None)
     """
-    if len(text) > MAX_LENGTH:
-        return None
+    return None if len(text) > MAX_LENGTH else parsed(text)
+
+
+@lru_cache(maxsize=4096)  # the samples of a group repeat each other, and all have one gold
+def parsed(text: str) -> Expression | None:
     plain = _LATEX.sub(lambda sign: _MEANING[sign[1]], text).translate(SIGNS)
     left, equals, right = plain.partition("=")
     found = value(left)
