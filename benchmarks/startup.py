@@ -44,7 +44,7 @@ WORK = {
     "report": "matplotlib.figure:Figure",
 }
 COPIED = ("stages", "benchmarks", "data", "models", "metrics", "samples", "plots", "rollouts",
-          "params.yaml", "dvc.yaml", "dvc.lock", "mlflow.db", ".cache/schema")  # fmt: skip
+          "params.yaml", "dvc.yaml", "dvc.lock", "mlflow.db", ".cache/schema", ".code")  # fmt: skip
 
 Turn = tuple[float, float]  # seconds: wall clock, processor
 
@@ -93,13 +93,15 @@ def stages(rounds: int, only: list[str]) -> None:
 
 
 def stage_commands() -> dict[str, list[str]]:
-    """`python -m stages.X ...` of each stage of dvc.yaml; of a foreach the first one."""
-    from stages.core import graph
+    """`python -m stages.X ...` of each stage of the frame; of a foreach the first one."""
+    from stages.core import graph, launch, modules
 
     values = yaml.safe_load(Path("params.yaml").read_text())
     nodes = graph.expanded(graph.declared(), values)
     first: dict[str, list[str]] = {}
     for name, node in nodes.items():
+        if launch.module(name) not in modules.stages():
+            continue
         if not any(known.partition("@")[0] == name.partition("@")[0] for known in first):
             first[name] = node.command.split()[2:]
     return first
@@ -299,8 +301,8 @@ def watched(parent: psutil.Process) -> list[dict]:
 
 def kind_of(command: list[str]) -> str:
     module = next((part for part in command[1:3] if part.startswith("stages.")), None)
-    if module == "stages.core.tracker":
-        return "trackers"
+    if module in (own := {"stages.core.tracker": "trackers", "stages.code": "code"}):
+        return own[module]
     return "stages" if module else "dvc" if "dvc" in command[1:3] else "others"
 
 

@@ -4,7 +4,9 @@ usage: python -m stages.why grpo
        python -m stages.why evaluate@grpo --json
        python -m stages.why                # all stages, one line each
 
-Asks DVC (its index, its graph, its own comparison with dvc.lock) and runs nothing. "At most": DVC
+Asks DVC (its index, its graph, its own comparison with dvc.lock) and runs nothing: what the stage
+`code` would write is worked out here, so that only those stages count as changed whose own modules
+are, and those modules are named. "At most": DVC
 stops going down where a stage's outputs come out as they were, and restores a run that it has in
 its cache. Seconds are those of the last run, from metrics/STAGE.json.
 
@@ -17,6 +19,7 @@ known).
 
 import argparse
 import difflib
+import hashlib
 import json
 import sys
 from collections.abc import Iterable, Iterator
@@ -24,11 +27,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.core import last_run
+from stages.core import last_run, modules
 from stages.core.errors import UserError
 from stages.core.last_run import duration, seconds
 
 if TYPE_CHECKING:
+    from dvc.dependency import Dependency
     from dvc.dependency.param import ParamsDependency
     from dvc.output import Output
     from dvc.repo import Repo
@@ -36,6 +40,8 @@ if TYPE_CHECKING:
     from networkx import DiGraph
 
 ABSENT = "(absent)"
+CODE = "code"  # the stage that lists the modules of all the others
+NO_LIST = "changed; what it was is not in DVC's cache"
 WIDEST = 60  # characters of a parameter's value that are shown
 HOW = {"deleted": "missing", "modified": "changed", "new": "new"}  # DVC's words -> ours
 NOTE = "At most: DVC goes no further down where a stage's outputs come out as before."
@@ -82,6 +88,7 @@ def answer(name: str | None = None) -> dict[str, Any]:
         asked = order if name is None else chosen(name, order)
         ran = locked(stages.values())
         makers = {out.fs_path: stage.addressing for stage in graph for out in stage.outs}
+        graph.remove_edges_from([edge for edge in graph.edges if edge[1].addressing == CODE])
         above = {one: needs(graph, stages[one]) for one in asked}
         looked_at = {*asked, *(n for names in above.values() for n in names)}
         changes = {one: changed(stages[one], ran, makers) for one in order if one in looked_at}
@@ -94,7 +101,7 @@ def answer(name: str | None = None) -> dict[str, Any]:
         reruns = [] if own["state"] == "unchanged" else [
             n for n in order if n == one or n in below(graph, stages[one])
         ]  # fmt: skip
-        own["reruns"] = [{"stage": n, "seconds": seconds(n)} for n in reruns]
+        own["reruns"] = [{"stage": n, "seconds": 0.0 if n == CODE else seconds(n)} for n in reruns]
     return whole([changes[one] for one in asked], order)
 
 
@@ -167,7 +174,7 @@ def total(rows: list[dict]) -> float:
 
 
 def changed(stage: "Stage", ran: dict[str, dict], makers: dict[str, str]) -> dict[str, Any]:
-    """A stage's own changes since its last run, by DVC's own comparison."""
+    """A stage's own changes since its last run, by DVC's own comparison, but for its code."""
     from dvc.lock import LockError
     from dvc.stage import PipelineStage
 
@@ -176,8 +183,9 @@ def changed(stage: "Stage", ran: dict[str, dict], makers: dict[str, str]) -> dic
         "inputs": [], "code": [], "outputs": [], "command": None, "always": False, "above": [],
     }  # fmt: skip
     last = ran.get(stage.addressing)
+    code = [] if stage.frozen else changed_code(taken_out(stage))
     try:
-        is_changed = stage.changed()
+        is_changed = stage.changed() or bool(code)
     except LockError:  # a run in progress holds its outputs, or this stage's inputs
         found["running"] = is_changed = True
     if isinstance(stage, PipelineStage) and last is None:
@@ -185,6 +193,7 @@ def changed(stage: "Stage", ran: dict[str, dict], makers: dict[str, str]) -> dic
     if is_changed:
         found["state"] = "changed"
         read_dependencies(stage, found, makers)
+        found["code"] += code
         found["outputs"] = [
             {"path": str(out), "how": "missing" if not out.exists else said(out)}
             for out in stage.outs
@@ -196,13 +205,47 @@ def changed(stage: "Stage", ran: dict[str, dict], makers: dict[str, str]) -> dic
     return found
 
 
+def taken_out(stage: "Stage") -> list["Dependency"]:
+    """The dependencies that list modules, taken from the stage: the files may be of before."""
+    lists = [dep for dep in stage.deps if modules.is_list(dep.def_path)
+             and Path("stages", f"{Path(dep.def_path).stem}.py").exists()]  # fmt: skip
+    stage.deps = [dep for dep in stage.deps if dep not in lists]
+    return lists
+
+
+def changed_code(lists: list["Dependency"]) -> list[dict]:
+    """The modules that are not those of the last run, whose list is in DVC's cache.
+
+    Raises:
+        UserError: a module is not valid Python.
+    """
+    found = []
+    for dep in lists:
+        now, last = modules.hashes(Path(dep.def_path).stem), dep.hash_info.value
+        if last == hashlib.md5(modules.as_text(now).encode()).hexdigest():
+            continue
+        before = modules.listed(Path(dep.repo.cache.local.oid_to_path(last))) if last else {}
+        if not before:
+            found.append({"path": dep.def_path, "how": NO_LIST if last else HOW["new"]})
+            continue
+        differ = [path for path in sorted({*before, *now}) if before.get(path) != now.get(path)]
+        found += [{"path": path, "how": how(path, before, now)} for path in differ]
+    return found
+
+
+def how(path: str, before: dict[str, str], now: dict[str, str]) -> str:
+    if path in now:
+        return HOW["modified"] if path in before else HOW["new"]
+    return "no longer imported" if Path(path).exists() else HOW["deleted"]
+
+
 def command(cmd: Any) -> str:
     return " && ".join(cmd) if isinstance(cmd, list) else str(cmd)
 
 
 def said(entry: "Output") -> str:
-    how = next(iter(entry.status().values()))
-    return HOW.get(how, how)
+    word = next(iter(entry.status().values()))
+    return HOW.get(word, word)
 
 
 def read_dependencies(stage: "Stage", found: dict[str, Any], makers: dict[str, str]) -> None:

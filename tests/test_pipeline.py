@@ -3,6 +3,7 @@
 import json
 import re
 import sqlite3
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tests.conftest import Project, merged
 
 MODELS = ["base", "sft", "control", "grpo", "student"]
 EVALUATIONS = [f"evaluate@{model}" for model in MODELS]
+# `code` is another one, a moment long: it is tracked nowhere, and has no log and no metrics.
 ALL = {"prepare", "base", "sft", "audit", "grpo", "merge", "distill", *EVALUATIONS, "report"}
 # evaluate@student is not among them: the tiny student is taught from demonstrations, comes out the
 # same, and DVC sees that.
@@ -38,7 +40,7 @@ def done(tmp_path_factory) -> tuple[Project, str]:
 
 def test_every_stage_runs_once_and_its_outputs_are_there(done):
     project, output = done
-    assert ran(output) == ALL
+    assert ran(output) == {"code", *ALL} and "'code'" in output.splitlines()[0]
     assert "Traceback" not in output
     summary = json.loads((project.folder / "reports/summary.json").read_text())
     assert list(summary["models"]) == MODELS
@@ -193,6 +195,77 @@ def test_a_changed_parameter_reruns_what_hangs_on_it_and_nothing_else(done):
     assert ran(output) == set(), "the experiment's results are in the run cache"
     assert set(re.findall(r"Stage '([^']+)' is cached", output)) == BELOW_GRPO | {"audit"}
     params.write_text(before)
+    project.dvc("repro")
+
+
+LOADED = """
+import atexit, json, runpy, sys
+from pathlib import Path
+
+def note():
+    files = [getattr(m, "__file__", None) for n, m in sys.modules.items() if n[:7] == "stages."]
+    Path("loaded.json").write_text(json.dumps([Path(f).relative_to(Path.cwd()).as_posix()
+                                               for f in files if f and Path(f).stat().st_size]))
+
+atexit.register(note)
+module, *sys.argv[1:] = sys.argv[1:]
+runpy.run_module(module, run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("command", [["merge"], ["evaluate", "base"], ["report"]])
+def test_what_a_stage_loads_while_it_runs_is_on_its_list(done, command):
+    project, _ = done
+    listed = json.loads((project.folder / f".code/{command[0]}.json").read_text())
+    project.run(sys.executable, "-c", LOADED, f"stages.{command[0]}", *command[1:])
+    loaded = {*json.loads((project.folder / "loaded.json").read_text())}
+    (project.folder / "loaded.json").unlink()
+    project.run("git", "checkout", "--", "dvc.lock")
+    assert {"stages/core/stage.py", "stages/core/modules.py"} <= loaded <= listed.keys()
+
+
+def test_a_comment_in_a_module_reruns_the_stages_that_import_it(done):
+    """Not those below them, where what they make comes out the same."""
+    project, _ = done
+    project.dvc("repro")
+    path = project.folder / "stages/merge.py"
+    before = path.read_text()
+    path.write_text(before + "# a comment\n")
+    asked = json.loads(project.stage("stages.why", "--json"))
+    changed = {stage["stage"]: stage["code"] for stage in asked["stages"]
+               if stage["state"] == "changed"}  # fmt: skip
+    assert changed == {"code": [], "merge": [{"path": "stages/merge.py", "how": "changed"}]}
+    assert ran(project.dvc("repro")) == {"code", "merge", "report"}, "metrics/ holds new seconds"
+    assert ran(project.dvc("repro")) == set()
+    path.write_text(before)
+    assert ran(project.dvc("repro")) == set(), "all from the cache"
+
+
+def test_code_that_was_edited_behind_the_first_stage_is_recorded_as_it_ran(done):
+    project, _ = done
+    project.dvc("repro")
+    path = project.folder / "stages/merge.py"
+    before = path.read_text()
+    path.write_text(before + "# edited while the stages before it ran\n")
+    assert ran(project.dvc("repro", "--force", "--single-item", "merge")) == {"merge"}
+    assert ran(project.dvc("repro", "merge")) == {"code"}, "the list is as merge made it"
+    path.write_text(before)
+    assert "'merge' is cached" in project.dvc("repro"), "the edited code's run counts no longer"
+    assert "says the same of all of them" in (project.folder / "reports/report.md").read_text()
+
+
+def test_a_stage_by_hand_makes_its_own_list(done):
+    """Without it a training would go on from a checkpoint of other code."""
+    project, _ = done
+    path, made = project.folder / "stages/merge.py", project.folder / ".code/merge.json"
+    before, listed = path.read_text(), made.read_text()
+    path.write_text(before + "# by hand\n")
+    project.stage("stages.merge")
+    assert json.loads(made.read_text())["stages/merge.py"] != json.loads(listed)["stages/merge.py"]
+    made.unlink()
+    path.write_text(before)
+    project.stage("stages.merge")
+    assert made.read_text() == listed
     project.dvc("repro")
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from stages.core import launch, libraries, resume, tracking
+from stages.core import launch, libraries, modules, resume, tracking
 from stages.core import params as parameters
 from stages.core.errors import UserError
 from stages.core.files import (
@@ -140,8 +140,10 @@ def ready(stage: str) -> Params:
     params = parameters.load()
     parameters.require_here(params)
     tracking.require_installed(params.tracking)
+    if launch.first():
+        modules.renew(launch.module(stage))
     for path in of_stage(stage, params.model_dump()).deps:
-        if not path.startswith("stages/") and not Path(path).exists():
+        if not modules.is_list(path) and not Path(path).exists():
             raise UserError(f"{path} is missing: run the stage that makes it (`dvc repro {stage}`)")
     return params
 

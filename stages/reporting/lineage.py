@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from stages.core import modules
 from stages.core.graph import Node, digest, expanded, md5, value_at
 from stages.core.tracking import git
 
@@ -27,6 +28,7 @@ class Source(NamedTuple):
     values: dict  # params.yaml
     locked: dict[str, dict]  # the entries of dvc.lock
     hashes: dict[str, str | None]  # path -> md5; None: not there
+    code: dict[str, dict[str, str]]  # `.code/STAGE.json` -> what it lists: path -> md5
 
 
 def read(names: Iterable[str]) -> Source:
@@ -37,7 +39,9 @@ def read(names: Iterable[str]) -> Source:
     locked = (yaml.safe_load(lock.read_text()) or {}).get("stages", {}) if lock.exists() else {}
     wanted = {node.name: node for name in names for node in chain(name, nodes)}
     paths = {path for node in wanted.values() for path in (*node.deps, *node.outs)}
-    return Source(nodes, values, locked, {path: md5(Path(path)) for path in sorted(paths)})
+    code = {path: modules.listed(Path(path)) for path in paths if modules.is_list(path)}
+    paths = sorted(paths.union(*code.values()))
+    return Source(nodes, values, locked, {path: md5(Path(path)) for path in paths}, code)
 
 
 def chain(name: str, nodes: dict[str, Node]) -> list[Node]:
@@ -61,7 +65,8 @@ def rows(evaluation: str, source: Source) -> Rows:
     stages = chain(evaluation, source.nodes)
     evaluate, made = stages[0], {out for stage in stages for out in stage.outs}
     deps = list(dict.fromkeys(dep for stage in stages for dep in stage.deps))
-    code = sorted(dep for dep in deps if dep not in made and is_code(dep))
+    code = {dep for dep in deps if dep not in made and is_code(dep)} - source.code.keys()
+    code = sorted(code.union(*(source.code.get(dep, ()) for dep in deps)))
     files = [["scores", out] for out in evaluate.outs if out.startswith("metrics/")]
     files += [["samples", out] for out in evaluate.outs if out.startswith("samples/")]
     files += [["model", dep] for dep in evaluate.deps if dep.startswith("models/")]
@@ -97,7 +102,7 @@ def sections(stages: list[Node]) -> list[str]:
 
 
 def is_code(path: str) -> bool:
-    return path.startswith("stages/") or path.endswith(".py")
+    return modules.is_list(path) or path.startswith("stages/") or path.endswith(".py")
 
 
 def against_lock(stages: list[Node], source: Source) -> str:
@@ -124,6 +129,8 @@ def differences(stage: Node, source: Source) -> list[str]:
                 for item in entry.get(kind, [])}  # fmt: skip
     found = [path for path in (*stage.deps, *stage.outs)
              if recorded.get(path) != source.hashes[path]]  # fmt: skip
+    found += [path for dep in stage.deps for path, hashed in source.code.get(dep, {}).items()
+              if hashed != source.hashes[path]]  # fmt: skip
     values = entry.get("params", {}).get("params.yaml", {})
     found += [key for key in stage.keys
               if plain(values.get(key)) != plain(value_at(source.values, key))]  # fmt: skip

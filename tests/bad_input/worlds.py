@@ -226,6 +226,11 @@ def broken_dvc_yaml(folder: Path) -> None:
     (folder / "dvc.yaml").write_text("stages: [")
 
 
+def broken_module(folder: Path) -> None:
+    (folder / "stages").mkdir()
+    (folder / "stages/sft.py").write_text("def main(: stage.main('sft', body)")
+
+
 def dvc_yaml_without_sft(folder: Path) -> None:
     declared = yaml.safe_load((folder / "dvc.yaml").read_text())
     del declared["stages"]["sft"]

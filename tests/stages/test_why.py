@@ -63,7 +63,8 @@ ALL = ["prepare", "train", "evaluate@a", "evaluate@b", "report"]
 
 def dvc(folder: Path, *arguments: str) -> str:
     command = [sys.executable, "-m", "dvc", *arguments]
-    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    env = {**os.environ, "PYTHONPATH": str(ROOT),
+           "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}  # fmt: skip
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -187,6 +188,106 @@ def test_changed_code_and_a_changed_command(here):
     assert "command" in why.in_lines(why.answer())[1]
 
 
+MODULES = {
+    "stages/train.py": "from stages.core import loop\n# stage.main(",
+    "stages/evaluate.py": "def f():\n    from stages.core import both\n# stage.main(",
+    "stages/core/loop.py": "import stages.core.both",
+    "stages/core/both.py": "x = 1",
+    "stages/core/other.py": "x = 1",
+}
+
+
+@pytest.fixture
+def with_code(here) -> Path:
+    """The same project with the stage `code`, and modules of its own for two of its stages."""
+    text = DVC_YAML.replace("stages:\n", "stages:\n  code:\n    cmd: python -m stages.code\n"
+                            "    deps: [stages]\n    outs: [.code]\n", 1)  # fmt: skip
+    for name, after in (("train", "out/prepare"), ("evaluate", "out/train")):
+        deps = f"deps: [make.py, {after}]"
+        assert deps in text
+        text = text.replace(deps, f"deps: [make.py, .code/{name}.json, {after}]")
+    Path("dvc.yaml").write_text(text)
+    for name, code in MODULES.items():
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(code)
+    dvc(here, "repro")
+    return here
+
+
+def changed_code() -> dict[str, list]:
+    """Stage -> what is said of its code, of those that changed themselves."""
+    return {stage["stage"]: stage["code"] for stage in why.answer()["stages"]
+            if stage["state"] == "changed"}  # fmt: skip
+
+
+def ran_in(said: str) -> list[str]:
+    return [name for name in ["code", *ALL] if f"Running stage '{name}'" in said]
+
+
+def test_nothing_changed_in_the_code(with_code):
+    assert {stage["state"] for stage in why.answer()["stages"]} == {"unchanged"}
+    assert ran_in(dvc(with_code, "repro")) == []
+
+
+@pytest.mark.parametrize(("path", "stages", "reruns"), [
+    ("stages/core/loop.py", ["train"], ["train", "evaluate@a", "evaluate@b", "report"]),
+    ("stages/core/both.py", ["train", "evaluate@a", "evaluate@b"],
+     ["train", "evaluate@a", "evaluate@b", "report"]),
+    ("stages/evaluate.py", ["evaluate@a", "evaluate@b"], ["evaluate@a", "evaluate@b", "report"]),
+    ("stages/core/other.py", [], []),
+])  # fmt: skip
+def test_a_changed_module_is_named_where_it_counts(with_code, path, stages, reruns):
+    """Before DVC has run `code` again, and without writing anything."""
+    lists = {file: file.read_bytes() for file in Path(".code").iterdir()}
+    replace(path, MODULES[path], MODULES[path] + "\n# a comment")
+    assert changed_code() == {"code": [], **{n: [{"path": path, "how": "changed"}] for n in stages}}
+    assert [row["stage"] for row in why.answer()["reruns"]] == ["code", *reruns]
+    assert [row["stage"] for row in one("code")["reruns"]] == ["code"]
+    assert {file: file.read_bytes() for file in Path(".code").iterdir()} == lists
+    said = dvc(with_code, "repro")
+    assert ran_in(said) == ["code", *stages], "what comes out the same reruns nothing below"
+    assert changed_code() == {}
+
+
+def test_modules_that_come_and_go(with_code):
+    Path("stages/core/loop.py").write_text("from stages.core import other")
+    assert changed_code()["train"] == [
+        {"path": "stages/core/both.py", "how": "no longer imported"},
+        {"path": "stages/core/loop.py", "how": "changed"},
+        {"path": "stages/core/other.py", "how": "new"},
+    ]
+    Path("stages/core/both.py").unlink()
+    assert changed_code()["evaluate@a"] == [{"path": "stages/core/both.py", "how": "missing"}]
+    assert "code: stages/core/both.py and 2 more" in "\n".join(why.in_lines(why.answer()))
+
+
+def test_an_edit_that_is_taken_back_was_none(with_code):
+    Path("stages/core/both.py").write_text("x = 2")
+    Path("stages/core/both.py").write_text("x = 1")
+    assert {stage["state"] for stage in why.answer()["stages"]} == {"unchanged"}
+
+
+def test_a_list_that_is_in_no_cache(with_code):
+    shutil.rmtree(".dvc/cache")
+    assert changed_code().get("train", []) == []
+    replace("stages/core/loop.py", "import", "import sys,")
+    [said] = one("train")["code"]
+    assert said == {"path": ".code/train.json", "how": why.NO_LIST}
+
+
+def test_code_that_is_not_python(with_code):
+    Path("stages/core/loop.py").write_text("def f(:")
+    with pytest.raises(UserError, match=r"stages/core/loop.py, line 1 is not valid Python"):
+        why.answer()
+
+
+def test_a_run_from_before_there_were_lists(here):
+    replace("dvc.yaml", "[make.py, out/prepare]", "[make.py, .code/train.json, out/prepare]")
+    Path("stages").mkdir()
+    Path("stages/train.py").write_text(MODULES["stages/evaluate.py"])
+    assert one("train")["code"] == [{"path": ".code/train.json", "how": "new"}]
+
+
 def test_at_most_is_kept(here):
     """A comment in the code reruns what lists it; what comes out the same reruns nothing below."""
     Path("make.py").write_text(MAKE + "# more\n")
@@ -303,7 +404,7 @@ def test_the_command(here, tmp_path):
 
 def test_this_projects_stages(project):
     lines = project.stage("stages.why").splitlines()
-    assert lines[-1].startswith("At most 13 stages rerun")
+    assert lines[-1].startswith("At most 14 stages rerun")
     assert {line.split()[0] for line in lines[:-1]} >= {"prepare", "grpo", "evaluate@grpo"}
     found = json.loads(project.stage("stages.why", "grpo", "--json"))
     assert [row["stage"] for row in found["reruns"]][:2] == ["grpo", "merge"]

@@ -1,6 +1,7 @@
 """Lineage against DVC's own view of the same project."""
 
 import hashlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +14,16 @@ from tests.conftest import ROOT
 
 MODELS = ("base", "sft", "control", "grpo", "student")
 
-# Two stages on two files, the second of them once for each of two models.
+# Two stages on two files, the second of them once for each of two models, and their code.
 PIPELINE = """
 stages:
+  code:
+    cmd: touch .code/train.json .code/evaluate.json
+    deps: [stages]
+    outs: [.code]
   train:
     cmd: cp data/in.txt models/a/weights
-    deps: [data/in.txt, stages/train.py, '${task.watch}']
+    deps: [.code/train.json, data/in.txt, '${task.watch}']
     params: [seed, train.rate]
     outs: [models/a]
     metrics: [metrics/train.json: {cache: false}]
@@ -26,11 +31,13 @@ stages:
     foreach: {a: models/a, b: models/a}
     do:
       cmd: echo ${key}
-      deps: ['${item}', stages/evaluate.py, data/test.txt]
+      deps: ['${item}', .code/evaluate.json, my_rewards.py, data/test.txt]
       params: [evaluate]
       outs: ['samples/${key}.txt']
       metrics: ['metrics/evaluate/${key}.json']
 """
+LISTS = {"train": ["stages/both.py", "stages/train.py"],
+         "evaluate": ["stages/both.py", "stages/evaluate.py"]}  # fmt: skip
 VALUES = "seed: 1\ntask: {watch: raw}\ntrain: {rate: 4e-3, other: 2}\nevaluate: {n: 5}\n"
 
 
@@ -57,14 +64,16 @@ def small(here):
     made = ["models/a/weights", "models/a/sub/b", "metrics/train.json"]
     for name in "ab":
         made += [f"samples/{name}.txt", f"metrics/evaluate/{name}.json"]
-    for path in ("data/in.txt", "data/test.txt", "stages/train.py", "stages/evaluate.py", "raw/x",
-                 *made):  # fmt: skip
+    for path in ("data/in.txt", "data/test.txt", "raw/x", "my_rewards.py", "stages/other.py",
+                 *LISTS["train"], *LISTS["evaluate"], *made):  # fmt: skip
         put(path, f"{path} holds this")
     lock()
     return here
 
 
 def lock() -> None:
+    for name, paths in LISTS.items():
+        put(f".code/{name}.json", json.dumps({path: md5(path) for path in paths}))
     source = lineage.read(["evaluate@a", "evaluate@b"])
     values: dict = {f"evaluate@{model}": {"evaluate": {"n": 5}} for model in "ab"}
     values["train"] = {"seed": 1, "train.rate": 0.004}  # as YAML 1.2 reads 4e-3
@@ -98,8 +107,9 @@ def test_the_stages_are_those_that_dvc_sees():
         assert set(node.outs) == {out.def_path for out in seen[name].outs}
         files = [dep for dep in seen[name].deps if dep.def_path != "params.yaml"]
         assert set(node.deps) == {dep.def_path for dep in files}
-        [params] = [dep for dep in seen[name].deps if dep.def_path == "params.yaml"]
-        assert set(node.keys) == set(params.params)
+        params = [dep for dep in seen[name].deps if dep.def_path == "params.yaml"]
+        assert set(node.keys) == {key for dep in params for key in dep.params}
+        assert bool(params) == (name != "code")
 
 
 def test_hashes_are_dvcs(here):
@@ -130,7 +140,8 @@ def test_a_number_is_traced_to_its_sources(small):
 @pytest.mark.parametrize(
     ("path", "row"),
     [("models/a/weights", "models/a"), ("samples/a.txt", "samples/a.txt"), ("raw/x", "raw"),
-     ("data/in.txt", "data/in.txt"), ("stages/train.py", "code")],
+     ("data/in.txt", "data/in.txt"), ("stages/train.py", "code"), ("my_rewards.py", "code"),
+     ("stages/both.py", "code"), ("stages/evaluate.py", "code")],
 )  # fmt: skip
 def test_a_changed_file_is_hashed_as_it_is_and_the_stale_lock_named(small, path, row):
     before = found()
@@ -143,6 +154,26 @@ def test_a_changed_file_is_hashed_as_it_is_and_the_stale_lock_named(small, path,
     assert after[key] != before[key]
     lock()
     assert found()["dvc.lock"][1] == "says the same of all of them"
+
+
+def test_code_is_the_files_that_the_stages_lists_name(small):
+    rows = lineage.rows("evaluate@a", lineage.read(["evaluate@a"]))
+    [(_, where, hashed)] = [row for row in rows if row[0] == "code"]
+    files = sorted({"my_rewards.py", *LISTS["train"], *LISTS["evaluate"]})
+    assert where == "4 files of train, evaluate@a"
+    assert hashed == lineage.digest([[path, md5(path)] for path in files])
+    assert not [row for row in rows if row[1].startswith((".code", "stages"))]
+
+
+def test_code_that_no_list_names_counts_for_nothing(small):
+    before = found()
+    put("stages/other.py", "something else")
+    assert found() == before
+
+
+def test_a_list_that_dvc_lock_does_not_know_is_named(small):
+    put(".code/train.json", json.dumps({"stages/train.py": md5("stages/train.py")}))
+    assert found()["dvc.lock"][1].endswith("files: .code/train.json")
 
 
 def test_other_scores_with_the_same_samples_keep_the_key(small):
