@@ -6,9 +6,9 @@ usage: python -m stages.why grpo
 
 Asks DVC (its index, its graph, its own comparison with dvc.lock) and runs nothing: what the stage
 `code` would write is worked out here, so that only those stages count as changed whose own modules
-are, and those modules are named. "At most": DVC
-stops going down where a stage's outputs come out as they were, and restores a run that it has in
-its cache. Seconds are those of the last run, from metrics/STAGE.json.
+are, and these are named. "At most": DVC stops going down where a stage's outputs come out as they
+were, and restores a run that it has in its cache. Seconds are those of the last run, from
+metrics/STAGE.json; `code` has none, and counts as 0.
 
 `--json` writes {"stages": [...], "reruns": [...], "seconds": ...}. A stage has `stage`, `state`
 (unchanged, changed, below: only stages above it changed; never run), `running`, `params` (name,

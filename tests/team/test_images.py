@@ -96,7 +96,8 @@ def test_every_file_in_git_comes_along_and_git_itself():
 
 @pytest.mark.parametrize(
     "path",
-    [".venv/bin/python", ".cache/checkpoints/grpo/x", ".dvc/cache/files/md5/00/1", ".dvc/tmp/lock",
+    [".venv/bin/python", ".cache/checkpoints/grpo/x", ".code/sft.json",
+     ".dvc/cache/files/md5/00/1", ".dvc/tmp/lock",
      ".dvc/config.local", "models/grpo/model.safetensors", "data/train.jsonl",
      "data/raw/gsm8k.jsonl", "metrics/evaluate/grpo.json", "plots/x.csv", "reports/report.html",
      "exports/grpo/README.md",
