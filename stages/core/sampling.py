@@ -219,15 +219,6 @@ def positions(mask: torch.Tensor) -> torch.Tensor:
     return (mask.cumsum(1) - 1).clamp(min=0)
 
 
-def alike(lengths: list[int]) -> list[int]:
-    """Sizes of the parts into which rising lengths fall, so that little of a part is padding."""
-    longest, n = lengths[-1], len(lengths)
-    cut = max(range(1, n + 1), key=lambda i: i * (longest - lengths[i - 1]))
-    if cut * (longest - lengths[cut - 1]) <= A_CALL:
-        return [n]
-    return alike(lengths[:cut]) + alike(lengths[cut:])
-
-
 def in_halves(generate: Callable[[Ids], Ids], prompts: Ids) -> Ids:
     """What `generate` gives for a batch; where memory does not suffice, for its halves.
 

@@ -25,7 +25,7 @@ from torch.nn.functional import pad
 from transformers import DynamicCache
 from trl.models import unwrap_model_for_generation
 
-from stages.core.sampling import alike, can_be_shared, choices, positions, sampled
+from stages.core.sampling import A_CALL, can_be_shared, choices, positions, sampled
 
 if TYPE_CHECKING:
     from trl import GRPOTrainer
@@ -221,3 +221,12 @@ def selected(cache: DynamicCache, rows: torch.Tensor) -> DynamicCache:
     for i, layer in enumerate(cache.layers):
         chosen.update(layer.keys[rows], layer.values[rows], i)
     return chosen
+
+
+def alike(lengths: list[int]) -> list[int]:
+    """Sizes of the parts into which rising lengths fall, so that little of a part is padding."""
+    longest, n = lengths[-1], len(lengths)
+    cut = max(range(1, n + 1), key=lambda i: i * (longest - lengths[i - 1]))
+    if cut * (longest - lengths[cut - 1]) <= A_CALL:
+        return [n]
+    return alike(lengths[:cut]) + alike(lengths[cut:])

@@ -170,14 +170,9 @@ def supervisor(
     """
     from trl import SFTConfig, SFTTrainer
 
-    from stages.core.by_length import ByLength
-
-    class Supervisor(ByLength, SFTTrainer):
-        pass
-
     score_labelled_tokens_only()
     folder = resume.folder(run.name)
-    return Supervisor(
+    return SFTTrainer(
         model=model,
         args=SFTConfig(
             **{"completion_only_loss": True, **arguments(section, seed, folder)},

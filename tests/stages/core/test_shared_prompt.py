@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from trl.trainer.utils import add_fused_lm_head
 
 from stages import base, grpo, tasks
-from stages.core import models, sampling, shared_prompt
+from stages.core import models, shared_prompt
 from stages.core.files import read_rows, write_rows
-from stages.core.shared_prompt import merged, obstacles, scored
+from stages.core.shared_prompt import alike, merged, obstacles, scored
 from tests import replayed, small_grpo
 from tests.architectures import EVERY, PROMPTS, made
 from tests.known import learn
@@ -68,7 +68,7 @@ def by_itself(model, ids: torch.Tensor, mask: torch.Tensor, new: int) -> tuple[t
 def test_scores_and_gradients_are_those_of_each_completion_by_itself(
     architecture, a_call, monkeypatch
 ):
-    monkeypatch.setattr(sampling, "A_CALL", a_call)
+    monkeypatch.setattr(shared_prompt, "A_CALL", a_call)
     model = made(architecture)
     ids, mask, new = groups([[4, 4, 1], [9, 2], [30, 3, 3, 5]])
     wanted = by_itself(model, ids, mask, new)
@@ -99,7 +99,7 @@ def test_a_model_sees_a_prompt_and_equal_completions_once(inside):
 
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=64).map(sorted))
 def test_parts_of_like_length_hold_everything_and_never_more_padding(lengths):
-    sizes = sampling.alike(lengths)
+    sizes = alike(lengths)
     assert sum(sizes) == len(lengths) and min(sizes) > 0
     parts, start = [], 0
     for size in sizes:
@@ -107,7 +107,7 @@ def test_parts_of_like_length_hold_everything_and_never_more_padding(lengths):
         start += size
     area = sum(len(part) * part[-1] for part in parts)
     saved = len(lengths) * lengths[-1] - area
-    assert saved >= (len(sizes) - 1) * sampling.A_CALL
+    assert saved >= (len(sizes) - 1) * shared_prompt.A_CALL
 
 
 # --- beside TRL's trainer, on the same completions ------------------------------------------------
