@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT, Project
-from tests.test_pipeline import ALL, ran
+from tests.test_pipeline import WHOLE, ran
 
 
 @pytest.mark.long
@@ -17,7 +17,7 @@ def test_real_gsm8k_through_every_stage(tmp_path, real_data):
     raw = project.folder / "data/raw/gsm8k"
     shutil.copytree(real_data / "gsm8k", raw)
     raw.chmod(0o755)
-    assert ran(project.dvc("repro")) == ALL
+    assert ran(project.dvc("repro")) == WHOLE
     rows = [json.loads(line) for line in (project.folder / "samples/grpo.jsonl").open()]
     test = [json.loads(line) for line in (raw / "test.jsonl").open()]
     assert len(rows) == 40

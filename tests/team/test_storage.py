@@ -10,7 +10,7 @@ from stages.core.graph import md5
 from tests.conftest import ROOT, Project
 from tests.stages.core.test_tracking import free_port, runs
 from tests.team.conftest import Team
-from tests.test_pipeline import ALL, ran
+from tests.test_pipeline import WHOLE, ran
 
 
 def cached(output: str) -> set[str]:
@@ -41,7 +41,7 @@ def test_a_clone_takes_every_stage_from_s3_and_trains_nothing(team: Team, tmp_pa
     started = time.monotonic()
     output = colleague.dvc("repro", "--pull", **team.s3.environment)
     seconds = time.monotonic() - started
-    assert ran(output) == set() and len(re.findall("Pulling data for stage", output)) == len(ALL)
+    assert ran(output) == set() and len(re.findall("Pulling data for stage", output)) == len(WHOLE)
     assert lies_there(colleague) == locked(colleague) == locked(team.project)
     assert colleague.run("git", "status", "--porcelain") == ""
     assert not (colleague.folder / ".cache/tracking").exists() and set(runs(team.mlflow)) == before
@@ -58,7 +58,7 @@ def test_runs_that_no_commit_names_are_in_the_run_cache(team: Team, tmp_path):
     colleague = team.clone(tmp_path / "clone")
     (colleague.folder / "dvc.lock").unlink()
     output = colleague.dvc("repro", "--pull", **team.s3.environment)
-    assert ran(output) == set() and cached(output) == ALL
+    assert ran(output) == set() and cached(output) == WHOLE
     assert lies_there(colleague) == locked(colleague) == locked(team.project)
 
 
