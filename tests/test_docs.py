@@ -84,7 +84,7 @@ def test_every_experiment_shown_is_accepted(line):
     preset = yaml.safe_load((ROOT / "presets/countdown.yaml").read_text())
     changed = preset
     for setting in line.removeprefix("-S ").split(" -S "):
-        key, _, value = setting.strip("'").removeprefix("+").partition("=")
+        key, _, value = setting.partition("=")
         value = yaml.safe_load(value)
         for name in reversed(key.split(".")):
             value = {name: value}
