@@ -3,7 +3,8 @@
 Each distinct prompt goes through the model once, and what all prompts of a batch begin with (a
 system prompt, worked examples) once for all of them. Then a row is a distinct prefix: completions
 of a prompt that have begun alike are decoded together until they part (a trie), and those that have
-ended are dropped. The sums are those of `generate`, taken in another order.
+ended are dropped. Keys and values lie in buffers with room for more: a step writes its own, and
+copies only rows that part. The sums are those of `generate`, taken in another order.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from transformers import (
+    Cache,
     DynamicCache,
     GenerationConfig,
     LogitsProcessor,
@@ -143,19 +145,22 @@ def sampled(
         if not len(running):
             break
         vocabulary = logits.shape[1]
-        branch, row = torch.unique(row * vocabulary + token, return_inverse=True)
-        parent, new = branch // vocabulary, (branch % vocabulary)[:, None]
-        if not torch.equal(parent, torch.arange(len(mask), device=device)):
-            cache.batch_select_indices(parent)
-            ids, mask = ids[parent], mask[parent]
-        ids, mask = torch.cat([ids, new], 1), torch.cat([mask, torch.ones_like(new)], 1)
+        branch, place = torch.unique(row * vocabulary + token, return_inverse=True)
+        parent = branch // vocabulary
+        slot = slots(parent)
+        for layer in cache.layers:
+            layer.rearrange(parent, slot)
+        row, order = slot[place], slot.argsort()
+        new, parent = (branch % vocabulary)[order, None], parent[order]
+        ids = torch.cat([ids[parent], new], 1)
+        mask = torch.cat([mask[parent], torch.ones_like(new)], 1)
     rows = zip(drawn.tolist(), lengths.tolist(), strict=True)
     return [tokens[:length] for tokens, length in rows]
 
 
 def begun(
     model: torch.nn.Module, prompts: list[tuple[int, ...]], padding: int
-) -> tuple[DynamicCache, torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[Cache, torch.Tensor, torch.Tensor, torch.Tensor]:
     """What all prompts begin with, in a cache of a row each, where that pays.
 
     Returns:
@@ -167,7 +172,7 @@ def begun(
     if shared * (len(prompts) - 1) <= A_CALL:
         shared = 0
     ids, mask = left_padded([prompt[shared:] for prompt in prompts], padding, device)
-    cache, rest = DynamicCache(), ids
+    cache, rest = Cache(layer_class_to_replicate=Roomy), ids
     if shared:
         start = torch.tensor([prompts[0][:shared]], device=device)
         model(input_ids=start, past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -175,6 +180,77 @@ def begun(
         start = start.expand(len(prompts), -1)
         ids, mask = torch.cat([start, ids], 1), torch.cat([torch.ones_like(start), mask], 1)
     return cache, ids, mask, rest
+
+
+class Roomy(DynamicLayer):
+    """A layer's keys and values, (rows, heads, length, size), views of buffers with room for more.
+
+    Under autocast they are kept in its dtype, to which attention would cast them all at each step.
+    """
+
+    ROOM = 32  # tokens
+
+    rooms: list[torch.Tensor] | None = None
+
+    def update(
+        self, keys: torch.Tensor, values: torch.Tensor, *others: object, **named: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        where = keys.device.type
+        if torch.is_autocast_enabled(where):
+            dtype = torch.get_autocast_dtype(where)
+            keys, values = keys.to(dtype), values.to(dtype)
+        if not self.is_initialized:
+            self.lazy_initialization(keys, values)
+            self.keys, self.values = keys[:, :, :0], values[:, :, :0]
+        before, after = self.keys.shape[2], self.keys.shape[2] + keys.shape[2]
+        if self.rooms is None or after > self.rooms[0].shape[2]:
+            self.make_room(len(keys), after + self.ROOM)
+        for room, new in zip(self.rooms, (keys, values), strict=True):
+            room[: len(new), :, before:after] = new
+        self.show(len(keys), after)
+        return self.keys, self.values
+
+    def rearrange(self, parent: torch.Tensor, slot: torch.Tensor) -> None:
+        """Row `slot[i]` becomes what `parent[i]` was; where they are the same, nothing moves."""
+        rows, length = len(slot), self.keys.shape[2]
+        if rows > len(self.rooms[0]):
+            self.make_room(2 * rows, self.rooms[0].shape[2])
+        moved = parent != slot
+        for room in self.rooms:
+            own = room[:, :, :length]
+            own[slot[moved]] = own[parent[moved]]
+        self.show(rows, length)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)
+        self.rooms = None
+
+    def make_room(self, rows: int, length: int) -> None:
+        old = self.keys, self.values
+        self.rooms = [kept.new_empty(rows, kept.shape[1], length, kept.shape[3]) for kept in old]
+        for room, kept in zip(self.rooms, old, strict=True):
+            room[: len(kept), :, : kept.shape[2]] = kept
+
+    def show(self, rows: int, length: int) -> None:
+        self.keys, self.values = (room[:rows, :, :length] for room in self.rooms)
+
+
+def slots(parent: torch.Tensor) -> torch.Tensor:
+    """Where each branch goes so that little moves: the first of a parent stays, where that is among
+    the rows that there will be; the others take what is free.
+
+    Args:
+        parent: the row that each branch goes on from, ascending.
+
+    >>> slots(torch.tensor([0, 0, 2, 5])).tolist()  # 1, 3 and 4 have ended
+    [0, 1, 2, 3]
+    """
+    first = torch.ones_like(parent, dtype=torch.bool)
+    first[1:] = parent[1:] != parent[:-1]
+    stays = first & (parent < len(parent))
+    free = torch.ones_like(stays)
+    free[parent[stays]] = False
+    return parent.masked_scatter(~stays, free.nonzero())
 
 
 def common(one: tuple[int, ...], other: tuple[int, ...]) -> int:

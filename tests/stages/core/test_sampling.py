@@ -16,7 +16,16 @@ from transformers import (
 )
 
 from stages.core import sampling
-from stages.core.sampling import can_be_shared, choices, common, draw, in_halves, sampled
+from stages.core.sampling import (
+    Roomy,
+    can_be_shared,
+    choices,
+    common,
+    draw,
+    in_halves,
+    sampled,
+    slots,
+)
 from tests.architectures import ARCHITECTURES, END, EVERY, PROMPTS, SMALL, made
 
 PLAIN = LogitsProcessorList()
@@ -87,6 +96,54 @@ def test_prefixes_are_computed_once():
         model, [prompt for prompt in PROMPTS for _ in range(8)], 0, [END], PLAIN, 5, greedy=True
     )
     assert rows == [3] * 5, "a group that says the same is one row"
+
+
+PARENTS = st.lists(st.integers(0, 9), min_size=1, max_size=20).map(sorted)
+
+
+@given(PARENTS)
+def test_branches_fill_the_first_slots_and_nothing_is_overwritten_that_is_needed(parents):
+    parent = torch.tensor(parents)
+    slot = slots(parent)
+    assert sorted(slot.tolist()) == list(range(len(parents)))
+    moved = slot != parent
+    assert not set(slot[moved].tolist()) & set(parent.tolist()), "a row is copied from where it was"
+    assert set(parents) & set(range(len(parents))) <= set(slot[~moved].tolist())
+
+
+@given(st.lists(st.tuples(PARENTS, st.integers(1, 40)), min_size=1, max_size=6))
+def test_a_cache_with_room_holds_what_one_without_would(steps):
+    kept, rows = Roomy(), 10
+    keys = values = torch.zeros(rows, 2, 0, 3)
+    for parents, length in steps:
+        new = torch.rand(2, rows, 2, length, 3)
+        keys, values = torch.cat([keys, new[0]], 2), torch.cat([values, new[1]], 2)
+        for found, told in zip(kept.update(*new), (keys, values), strict=True):
+            assert torch.equal(found, told)
+        parent = torch.tensor(parents).clamp(max=rows - 1)
+        slot, rows = slots(parent), len(parents)
+        kept.rearrange(parent, slot)
+        order = parent[slot.argsort()]
+        keys, values = keys[order], values[order]
+    assert torch.equal(kept.keys, keys) and torch.equal(kept.values, values)
+
+
+def test_a_step_writes_into_the_room_that_there_is():
+    kept = Roomy()
+    kept.update(*torch.rand(2, 4, 2, 5, 3))
+    before = [room.data_ptr() for room in kept.rooms]
+    for _ in range(Roomy.ROOM):
+        kept.update(*torch.rand(2, 4, 2, 1, 3))
+    assert [room.data_ptr() for room in kept.rooms] == before
+    kept.update(*torch.rand(2, 4, 2, 1, 3))
+    assert kept.get_seq_length() == 5 + Roomy.ROOM + 1
+
+
+def test_under_autocast_the_cache_is_of_its_dtype():
+    kept = Roomy()
+    with torch.autocast("cpu", torch.bfloat16):
+        keys, values = kept.update(*torch.rand(2, 4, 2, 5, 3))
+    assert keys.dtype == values.dtype == torch.bfloat16
 
 
 @given(st.integers(0, 2**32), st.integers(1, 6))

@@ -125,8 +125,10 @@ SETTINGS = {
     "cispo": {"trainer": {"loss_type": "cispo", "epsilon_high": 1.1, "num_iterations": 2}},
     **{
         loss: {"trainer": {"loss_type": loss, "num_iterations": 2}}
-        for loss in ("grpo", "bnpo", "dr_grpo", "dapo", "sapo", "luspo", "vespo")
+        for loss in ("grpo", "bnpo", "dr_grpo", "dapo", "sapo", "vespo")
     },
+    # weighs a completion by its length: at SGD's rate noise would grow from step to step
+    "luspo": {"learning_rate": 0.05, "trainer": {"loss_type": "luspo", "num_iterations": 2}},
 }
 
 
