@@ -85,8 +85,11 @@ def test_every_experiment_shown_is_accepted(line):
     changed = preset
     for setting in line.removeprefix("-S ").split(" -S "):
         key, _, value = setting.partition("=")
-        value = yaml.safe_load(value)
-        for name in reversed(key.split(".")):
+        value, names, there = yaml.safe_load(value), key.removeprefix("+").split("."), preset
+        for name in names:
+            there = there.get(name) if isinstance(there, dict) else None
+        assert (there is None) == key.startswith("+"), "DVC adds a setting with a plus alone"
+        for name in reversed(names):
             value = {name: value}
         changed = merged(changed, value)
     assert changed != preset and params.validate(changed, "docs/experiments.md")
