@@ -16,9 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch.utils.data import SequentialSampler
 from transformers import TrainerCallback
 
 from stages.core import launch
+from stages.core.errors import UserError
 from stages.core.files import kept_rows, remove, sha256, write_json
 
 if TYPE_CHECKING:
@@ -110,8 +112,18 @@ class Keeper(TrainerCallback):
 
         In several processes accelerate does not reach it where batches are skipped, so that a later
         epoch would go on in the first one's order (huggingface/accelerate#4071 mends one process).
+
+        Raises:
+            UserError: its order could not be found again after a kill.
         """
-        innermost(train_dataloader).set_epoch(int(state.epoch + NEARLY))
+        sampler = innermost(train_dataloader)
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(int(state.epoch + NEARLY))
+        elif not isinstance(sampler, SequentialSampler):
+            raise UserError(
+                f"{self.run.name}.trainer.train_sampling_strategy: {args.train_sampling_strategy} "
+                "draws an order that a killed training could not go on in: say random or sequential"
+            )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any):
         apart = state.global_step % args.logging_steps == 0 and between_batches(self.trainer)
