@@ -41,7 +41,7 @@ OUTPUTS = {
     "evaluate@student": ["samples/student.jsonl", "samples/student.json"],
 }
 UNLIKE = ("seconds", "peak_memory_mb", "peak_gpu_memory_mb", "preflight_costs")  # from run to run
-GONE = 15.0  # seconds within which nothing of a stopped stage runs, on a busy machine
+GONE = 60.0  # seconds within which nothing of a stopped stage runs, on a busy machine
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 
@@ -226,7 +226,7 @@ def stage_processes(project: Project) -> list[psutil.Process]:
     return found
 
 
-def wait(condition: Callable[[], object], seconds: float = 90) -> bool:
+def wait(condition: Callable[[], object], seconds: float = 300) -> bool:
     ends = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > ends:
@@ -278,7 +278,7 @@ def stop_after(project: Project, stage: str, seconds: float, working: bool, rng:
     (os.killpg if whole_group else os.kill)(process.pid, how)
     tally.kills += 1
     try:
-        process.wait(90)
+        process.wait(300)
     except subprocess.TimeoutExpired:
         tally.outlived.append(f"{stage} itself, after {how.name}")
         os.killpg(process.pid, signal.SIGKILL)

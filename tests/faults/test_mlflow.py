@@ -41,7 +41,7 @@ def test_a_lost_mlflow_server_costs_no_point_no_weight_and_no_exit_code(done, tm
         keep_spools(project)
     assert grpo.poll() is None, "killed in the midst of it"
     with server(port, tmp_path):
-        assert grpo.wait(90) == 0
+        assert grpo.wait(300) == 0
         flush = [sys.executable, "-c", "from stages.core.tracker import send_missed; send_missed()"]
         for _ in range(2):  # what is sent again is not there twice
             subprocess.run(flush, cwd=project.folder, env=project.environment(), check=True)

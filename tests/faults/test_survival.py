@@ -25,7 +25,7 @@ def test_a_killed_dvc_takes_its_stage_along(tmp_path, tiny):
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     try:
-        assert wait(lambda: not stage_processes(project), 60), "the stage outlived dvc"
+        assert wait(lambda: not stage_processes(project)), "the stage outlived dvc"
     finally:
         for left in stage_processes(project):
             left.kill()

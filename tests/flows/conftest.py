@@ -162,7 +162,7 @@ class Checkout:
             yield process
         finally:
             process.terminate()
-            process.wait(40)
+            process.wait(120)
 
 
 class Outcome:
@@ -210,7 +210,7 @@ class Outcome:
                     return text
 
 
-def wait(what: str, seconds: float = 60) -> Iterator[None]:
+def wait(what: str, seconds: float = 300) -> Iterator[None]:
     """Iterate until the caller leaves the loop; fail after some seconds."""
     deadline = time.time() + seconds
     while time.time() < deadline:
@@ -241,7 +241,7 @@ def server(tmp_path_factory) -> Iterator[str]:
             EventsWorker.drain_all(timeout=10)
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(120)
 
 
 def is_healthy(url: str) -> bool:

@@ -23,7 +23,7 @@ def hang(checkout, *stages: str) -> None:
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
-    return psutil.wait_procs(processes, timeout=30)[1]
+    return psutil.wait_procs(processes, timeout=120)[1]
 
 
 def test_serving_without_a_server_is_refused(checkout, monkeypatch):

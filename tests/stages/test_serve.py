@@ -41,7 +41,7 @@ def server(knowing) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}/v1"
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(timeout=30)
+        process.wait(timeout=120)
 
 
 def wait_for(url: str, process: subprocess.Popen) -> None:

@@ -110,7 +110,7 @@ def test_ctrl_c_is_quiet(knowing):
     process.stdin.close()
     assert json.loads(process.stdout.readline())["answer"] == "2"
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130
+    assert process.wait(timeout=120) == 130
     assert process.stderr.read() == ""
     assert len(process.stdout.readlines()) < 2999
 

@@ -59,7 +59,7 @@ class Host:
             yield process
         finally:
             process.terminate()
-            process.wait(40)
+            process.wait(120)
 
     def works(self, pool: str):
         return self.started("prefect", "worker", "start", "--pool", pool, until="started!")

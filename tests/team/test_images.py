@@ -266,7 +266,7 @@ def test_what_the_job_runs_brings_the_volumes_checkout_up_to_date(cluster):
     run = cluster.nightly()
     command = as_in_the_pod(cluster, job_of(run))
     assert run.end().is_completed()
-    assert command.wait(30) == 0
+    assert command.wait(120) == 0
     assert run.state.message == "6 stages: 6 ran, 0 cached"
     assert (cluster.checkout.root / "report.txt").exists()
 
@@ -278,6 +278,6 @@ def test_a_job_that_is_evicted_ends_its_stages_and_is_run_again(cluster):
     command = as_in_the_pod(cluster, job_of(run))
     stages = cluster.checkout.processes("left")
     command.send_signal(signal.SIGTERM)
-    assert command.wait(30) == 0
+    assert command.wait(120) == 0
     assert psutil.wait_procs(stages, timeout=0)[1] == []
     assert run.state.name == "AwaitingRetry"
