@@ -20,7 +20,6 @@ from torch.utils.data import SequentialSampler
 from transformers import TrainerCallback
 
 from stages.core import launch
-from stages.core.errors import UserError
 from stages.core.files import kept_rows, remove, sha256, write_json
 
 if TYPE_CHECKING:
@@ -108,22 +107,14 @@ class Keeper(TrainerCallback):
     def on_epoch_begin(
         self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any
     ):
-        """Tells the sampler its epoch.
+        """Tells the sampler its epoch; rows in their own order need none.
 
         In several processes accelerate does not reach it where batches are skipped, so that a later
         epoch would go on in the first one's order (huggingface/accelerate#4071 mends one process).
-
-        Raises:
-            UserError: its order could not be found again after a kill.
         """
         sampler = innermost(train_dataloader)
-        if hasattr(sampler, "set_epoch"):
+        if not isinstance(sampler, SequentialSampler):
             sampler.set_epoch(int(state.epoch + NEARLY))
-        elif not isinstance(sampler, SequentialSampler):
-            raise UserError(
-                f"{self.run.name}.trainer.train_sampling_strategy: {args.train_sampling_strategy} "
-                "draws an order that a killed training could not go on in: say random or sequential"
-            )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any):
         apart = state.global_step % args.logging_steps == 0 and between_batches(self.trainer)

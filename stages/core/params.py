@@ -432,6 +432,7 @@ class Params(Section):
             vllm_evaluates_alone,
             lora_only_where_used,
             one_optimizer,
+            order_is_found_again,
             rewards_are_known,
             something_is_paid,
             enough_is_sampled,
@@ -652,6 +653,22 @@ def one_optimizer(p: Params) -> None:
         raise ValueError(
             f"sft.optimizer: muon trains whole matrices, and sft.method {p.sft.method} freezes "
             "them: say adamw"
+        )
+
+
+def order_is_found_again(p: Params) -> None:
+    """Where a killed training goes on, its rows come in the order they would have come in."""
+    option = "train_sampling_strategy"
+    for name, section in (("sft", p.sft), ("distill", p.distill)):
+        if (given := section.trainer.get(option)) in ("group_by_length", "batch_rebalance"):
+            raise ValueError(
+                f"{name}.trainer.{option}: {given} draws an order that a killed training could not "
+                "go on in: say random or sequential"
+            )
+    if p.grpo.trainer.get(option, "random") != "random":
+        raise ValueError(
+            f"grpo.trainer.{option} has no effect, as GRPO draws whole groups: take it out "
+            "(grpo.curriculum orders the prompts)"
         )
 
 

@@ -4,12 +4,10 @@ import pytest
 from accelerate import skip_first_batches
 from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import DataLoader
-from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl.trainer.utils import RepeatSampler
 
 from stages.core import training
 from stages.core.checkpoints import Keeper, innermost
-from stages.core.errors import UserError
 
 ROWS = list(range(24))
 
@@ -27,8 +25,7 @@ def loader(own_sampler: bool, processes: int):
 def begin(loader, epoch: float) -> None:
     """What happens before an epoch's first batch; transformers' own call may not reach."""
     keeper = Keeper(None, SimpleNamespace(checkpoint_seconds=0, name="sft"), None)
-    arguments = SimpleNamespace(train_sampling_strategy="group_by_length")
-    keeper.on_epoch_begin(arguments, SimpleNamespace(epoch=epoch), None, train_dataloader=loader)
+    keeper.on_epoch_begin(None, SimpleNamespace(epoch=epoch), None, train_dataloader=loader)
 
 
 def of_epoch(loader, epoch: float, skipped: int = 0) -> list[list[int]]:
@@ -54,9 +51,3 @@ def test_rows_in_their_own_order_need_no_epoch():
     plain = DataLoader(ROWS, batch_size=2)
     begin(plain, 1.0)
     assert next(iter(plain)).tolist() == [0, 1]
-
-
-def test_an_order_that_cannot_be_found_again_is_refused():
-    by_length = LengthGroupedSampler(2, lengths=ROWS)
-    with pytest.raises(UserError, match=r"sft\.trainer\.train_sampling_strategy: group_by_length"):
-        begin(DataLoader(ROWS, batch_size=2, sampler=by_length), 0.0)
