@@ -80,6 +80,7 @@ class Source(Section):
     levels: list[str] = []
     topics: list[str] = []
     percent: Literal["unit", "value", "either"] = "unit"
+    tries: Count = 1
     demonstrations: Whole | None = Field(None, ge=0)
     pool: Whole | None = Field(None, ge=1)
     dev: Whole = Field(0, ge=0)
@@ -419,6 +420,7 @@ class Params(Section):
             tasks_have_data,
             endless_tasks_have_counts,
             demonstrations_are_there,
+            a_search_is_countdowns,
             local_sources_are_watched,
             made_models_have_a_shape,
             tags_differ,
@@ -500,6 +502,15 @@ def demonstrations_are_there(p: Params) -> None:
             )
     if p.evaluate.split == "dev" and not any(part.dev for part in parts):
         raise ValueError("evaluate.split: dev, but task.dev is 0: raise it, or evaluate on test")
+
+
+def a_search_is_countdowns(p: Params) -> None:
+    for name, part in named_parts(p.task):
+        if part.tries != 1 and part.name != "countdown":
+            raise ValueError(
+                f"{name}.tries: demonstrations of {part.name} show one attempt, those of countdown "
+                "alone can show more: take it out"
+            )
 
 
 def local_sources_are_watched(p: Params) -> None:

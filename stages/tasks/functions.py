@@ -92,6 +92,6 @@ def load(task: Source, seed: int) -> tuple[Iterator[Problem], Iterator[Problem]]
 def corpus(seed: int, size: int) -> Iterator[str]:
     """Texts to learn a tokenizer from: chats about training problems, with working and code."""
     rng = random.Random(f"corpus {seed}")
-    every = generated.distinct(problem, steps, rng, generated.TRAINING)
+    every = generated.distinct(problem, steps, rng, generated.training())
     for made in islice(every, min(size, 1000)):
         yield f"user\n{made.question}\nassistant\n{made.working}\n{made.gold}"

@@ -20,12 +20,16 @@ Key = Callable[[Problem], str]
 
 PARTS = 5
 PATIENCE = 100_000  # problems in vain; by then all but a few in 100,000 have come up
-TEST, DEV = {0}, {1}
-TRAINING = set(range(PARTS)) - TEST
+TEST, DEV = frozenset({0}), frozenset({1})
 
 
 def part(key: str) -> int:
     return hashlib.sha256(key.encode()).digest()[0] % PARTS
+
+
+def training(test: frozenset[int] = TEST) -> frozenset[int]:
+    """The parts that are not held out for test."""
+    return frozenset(range(PARTS)) - test
 
 
 def question(made: Problem) -> str:
@@ -33,7 +37,7 @@ def question(made: Problem) -> str:
 
 
 def distinct(
-    make: Make, key: Key, rng: random.Random, parts: set[int], once: Key = question
+    make: Make, key: Key, rng: random.Random, parts: frozenset[int], once: Key = question
 ) -> Iterator[Problem]:
     """Problems of these parts, none that is `once` the same as another.
 
@@ -55,19 +59,25 @@ def distinct(
 
 
 def load(
-    make: Make, key: Key, task: Source, seed: int, once: Key = question
+    make: Make,
+    key: Key,
+    task: Source,
+    seed: int,
+    once: Key = question,
+    test: frozenset[int] = TEST,
 ) -> tuple[Iterator[Problem], Iterator[Problem]]:
     """Training problems (dev problems behind them, marked) and test problems, from the seed.
 
     Args:
         once: what no two problems of an evaluation may have in common.
+        test: the parts that are held out for test.
     """
 
-    def some(name: str, parts: set[int], once: Key, count: int) -> Iterator[Problem]:
+    def some(name: str, parts: frozenset[int], once: Key, count: int) -> Iterator[Problem]:
         made = distinct(make, key, random.Random(f"{name} {seed}"), parts, once)
         return islice(made, count)
 
-    parts = TRAINING - DEV if task.dev else TRAINING
+    parts = training(test) - DEV if task.dev else training(test)
     train = some("train", parts, question, task.training - task.dev)
     dev = (replace(made, dev=True) for made in some("dev", DEV, once, task.dev))
-    return chain(train, dev), some("test", TEST, once, task.test or 0)
+    return chain(train, dev), some("test", test, once, task.test or 0)

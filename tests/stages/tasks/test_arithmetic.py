@@ -41,7 +41,7 @@ def test_the_seed_decides_the_problems(raw):
 
 
 def test_levels_are_spread_on_both_sides():
-    for parts in (generated.TRAINING, generated.TEST):
+    for parts in (generated.training(), generated.TEST):
         every = generated.distinct(arithmetic.problem, arithmetic.chain_of, random.Random(0), parts)
         some = islice(every, 900)
         levels = [p.level for p in some]

@@ -1,4 +1,5 @@
 import random
+import re
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,6 +31,35 @@ def test_a_puzzle_has_a_solution_and_shows_an_attempt(seed, count):
     assert reaches(target, made.gold, made.numbers) and legal(made.shown, made.numbers)
     assert f" from {', '.join(map(str, made.numbers))}." in made.question
     assert made.working.endswith(f"={read(made.shown).value}")
+
+
+@given(SEEDS, st.integers(2, 4), st.integers(3, 4))
+def test_a_search_shows_legal_attempts_that_missed_before_its_answer(seed, tries, count):
+    made = countdown.problem(random.Random(seed), count, tries)
+    target = made.question.split()[1]
+    *missed, last = made.working.split("\nno\n")
+    assert len(missed) < tries
+    assert last.endswith(f"={read(made.shown).value}")
+    for lines in map(str.splitlines, missed):
+        assert len(lines) == count - 1 and lines[-1].partition("=")[2] != target
+        assert all(read(line) for line in lines)
+        left = list(map(str, made.numbers))
+        for line in lines:
+            first, other, result = re.split(r"[-+*=]", line)
+            left.remove(first)
+            left.remove(other)
+            left.append(result)
+        assert len(left) == 1, "each number once"
+
+
+def test_without_tries_the_demonstrations_are_the_same_bits():
+    plain, searched = (
+        [countdown.problem(random.Random(seed), 3, *more) for seed in range(50)]
+        for more in ((), (2,))
+    )
+    assert all("no" not in made.working.split() for made in plain)
+    assert [made.shown for made in plain] == [made.shown for made in searched]
+    assert any("no" in made.working.split() for made in searched)
 
 
 def test_a_part_of_the_demonstrations_hits_the_target():
