@@ -45,7 +45,7 @@ test: venv
 	pytest $(SIDE_BY_SIDE)
 
 test-long: venv
-	pytest $(SIDE_BY_SIDE) -m long
+	pytest $(SIDE_BY_SIDE) -m long --durations=15
 
 ratios: venv
 	python -m benchmarks.ratios

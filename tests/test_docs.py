@@ -76,7 +76,9 @@ def test_what_scaling_shows_is_accepted(raw):
     assert loaded.uri == shown["tracking"]["uri"]
 
 
-EXPERIMENTS = re.findall(r"^\| `(-S .*?)` \|", (ROOT / "docs/experiments.md").read_text(), re.M)
+SEARCH, PLAIN, NO_SEARCH = re.split("PLAIN='(.*)'", (ROOT / "docs/experiments.md").read_text())
+LINE = re.compile(r"^\| `(-S .*?)` \|", re.M)
+EXPERIMENTS = LINE.findall(SEARCH) + [f"{PLAIN} {line}" for line in LINE.findall(NO_SEARCH)]
 
 
 @pytest.mark.parametrize("line", EXPERIMENTS)

@@ -1,12 +1,14 @@
 """Completions are those of `generate`, and what prompts and completions share is computed once."""
 
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import (
+    Cache,
     GenerationConfig,
     LogitsProcessorList,
     MistralConfig,
@@ -23,6 +25,7 @@ from stages.core.sampling import (
     common,
     draw,
     in_halves,
+    positions,
     sampled,
     slots,
 )
@@ -111,15 +114,22 @@ def test_branches_fill_the_first_slots_and_nothing_is_overwritten_that_is_needed
     assert set(parents) & set(range(len(parents))) <= set(slot[~moved].tolist())
 
 
-@given(st.lists(st.tuples(PARENTS, st.integers(1, 40)), min_size=1, max_size=6))
-def test_a_cache_with_room_holds_what_one_without_would(steps):
+DTYPES = st.sampled_from([torch.float32, torch.bfloat16])
+
+
+@given(st.lists(st.tuples(PARENTS, st.integers(1, 40)), min_size=1, max_size=6), DTYPES)
+def test_a_cache_with_room_holds_what_one_without_would(steps, dtype):
     kept, rows = Roomy(), 10
-    keys = values = torch.zeros(rows, 2, 0, 3)
+    keys = values = torch.zeros(rows, 2, 0, 3, dtype=dtype)
     for parents, length in steps:
-        new = torch.rand(2, rows, 2, length, 3)
+        new = torch.rand(2, rows, 2, length, 3).to(dtype)
         keys, values = torch.cat([keys, new[0]], 2), torch.cat([values, new[1]], 2)
+        announced, offset = kept.get_mask_sizes(length)
         for found, told in zip(kept.update(*new), (keys, values), strict=True):
-            assert torch.equal(found, told)
+            assert found.shape[2] == announced and not offset
+            assert torch.equal(found[:, :, : told.shape[2]], told)
+            assert not found[:, :, told.shape[2] :].any(), "masked, and no NaN times nothing"
+            assert dtype == torch.float32 or told.shape[2] == length or found.is_contiguous()
         parent = torch.tensor(parents).clamp(max=rows - 1)
         slot, rows = slots(parent), len(parents)
         kept.rearrange(parent, slot)
@@ -144,6 +154,26 @@ def test_under_autocast_the_cache_is_of_its_dtype():
     with torch.autocast("cpu", torch.bfloat16):
         keys, values = kept.update(*torch.rand(2, 4, 2, 5, 3))
     assert keys.dtype == values.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@EVERY
+def test_room_that_is_not_filled_yet_is_not_attended_to(architecture, attention):
+    model = made(architecture)
+    model.set_attn_implementation(attention)
+    model.to(torch.bfloat16)
+    ids = torch.randint(8, 30, (3, 40), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[0, :4] = 0
+    with torch.no_grad():
+        told = model(ids, attention_mask=mask, position_ids=positions(mask)).logits
+        cache, found = Cache(layer_class_to_replicate=Roomy), []
+        for before, after in pairwise([0, 5, 6, *range(7, 41)]):
+            found.append(model(
+                ids[:, before:after], attention_mask=mask[:, :after], past_key_values=cache,
+                position_ids=positions(mask[:, :after])[:, before:], use_cache=True,
+            ).logits)  # fmt: skip
+    assert (torch.cat(found, 1) - told)[mask.bool()].abs().max() < 0.05 * told.abs().max()
 
 
 @given(st.integers(0, 2**32), st.integers(1, 6))
