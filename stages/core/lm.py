@@ -114,7 +114,8 @@ class Model(HFLM):
 
     def at_once(self, prompts: Ids, limit: int, stop: list[str], options: dict) -> Ids:
         config = copy.copy(self.model.generation_config)
-        config.update(**options)
+        for name, value in options.items():
+            setattr(config, name, value)  # `update` warns of a temperature that is not used
         barred = BarredOpening(max(map(len, prompts)), self.opening)
         end = self.tokenizer.decode(self.eot_token_id)  # which lm-eval adds
         strings = [text for text in stop if text != end]

@@ -241,9 +241,16 @@ def train(trainer: "Trainer", run: Run, section: Training) -> None:
     keeper = checkpoints.Keeper(trainer, run, Path(trainer.args.output_dir))
     trainer.add_callback(keeper)
     checkpoint = keeper.restore()
+    expect_no_tied_weights(trainer.model)
     train_in_float32(trainer.model)
     with memory_advised(section):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+
+def expect_no_tied_weights(model: torch.nn.Module) -> None:
+    """A checkpoint holds tied weights once: resuming need not warn that one is missing."""
+    if tied := getattr(model, "all_tied_weights_keys", None):
+        model._keys_to_ignore_on_save = {*(model._keys_to_ignore_on_save or ()), *tied}
 
 
 def train_in_float32(model: torch.nn.Module) -> None:

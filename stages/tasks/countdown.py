@@ -18,9 +18,8 @@ from stages.tasks.problem import Problem
 LARGEST = 25  # of the numbers
 BETWEEN = range(1, 100)  # every result on the way
 LEAST = 10  # of the targets
-TEST = frozenset(
-    {2}
-)  # no puzzle of this part was looked at while the preset's settings were chosen
+# The held-out part: no puzzle of it was looked at while the preset's settings were chosen.
+TEST = frozenset({2})
 SOLVED = 0.3  # of the demonstrations; of the other attempts one in five hits the target by chance
 
 Attempt = tuple[list[str], str, int]  # its lines, as one expression, what it comes to

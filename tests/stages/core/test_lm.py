@@ -1,5 +1,6 @@
 """Our lm-eval model answers as lm-eval's own does."""
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,12 @@ def test_greedy_texts_are_lm_evals(pair, options):
     texts = ours.generate_until(requests(ours, **options))
     assert texts == theirs.generate_until(requests(theirs, **options), disable_tqdm=True)
     assert len(set(texts)) > 1 and len(texts) == len(QUESTIONS)
+
+
+def test_greedy_answers_are_given_without_a_warning_about_sampling(pair, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    texts = pair[0].generate_until(requests(pair[0], temperature=0.0))
+    assert any(texts) and "may be ignored" not in caplog.text
 
 
 def test_a_stop_string_ends_its_row_and_lm_eval_cuts_it_off(pair):

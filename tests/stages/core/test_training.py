@@ -1,13 +1,16 @@
+import logging
 from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
+from transformers import Trainer, TrainingArguments
 from trl.trainer import utils
 
 from stages import base
 from stages.core import models, params, training
 from stages.core.errors import UserError
+from tests.architectures import made
 from tests.conftest import ROOT, merged
 
 PARAMS = params.load(ROOT / "params.yaml")
@@ -174,3 +177,22 @@ def test_only_labelled_tokens_go_through_the_head_and_the_loss_is_the_same(super
         logits.flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=-100
     )
     torch.testing.assert_close(loss, wanted)
+
+
+@pytest.mark.parametrize("expected", [True, False])
+def test_a_checkpoint_without_the_tied_head_lacks_nothing(tmp_path, caplog, monkeypatch, expected):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    model, arguments = made("tied llama"), TrainingArguments(tmp_path, report_to="none")
+    trainer = Trainer(model, arguments)
+    trainer.save_model(tmp_path / "kept")
+    if expected:
+        training.expect_no_tied_weights(model)
+    kept = model.lm_head.weight.detach().clone()
+    model.lm_head.weight.data.zero_()
+    trainer._load_from_checkpoint(str(tmp_path / "kept"))
+    assert torch.equal(model.model.embed_tokens.weight, kept)
+    assert torch.equal(model.lm_head.weight, kept)
+    assert ("missing keys" in caplog.text) is not expected
+    trainer.save_model(tmp_path / "again")
+    file = "model.safetensors"
+    assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "kept" / file).read_bytes()
