@@ -91,9 +91,11 @@ def scaled(tmp_path_factory) -> Scaled:
     return project
 
 
-@pytest.mark.long
-@pytest.mark.parametrize(("changes", "bound"), [({}, NOISE), (LORA, NOISE), (MUON, MUON_NOISE)],
-                         ids=["full", "lora", "muon"])  # fmt: skip
+@pytest.mark.parametrize(("changes", "bound"), [
+    pytest.param({}, NOISE, id="full", marks=pytest.mark.long),
+    pytest.param(LORA, NOISE, id="lora", marks=pytest.mark.nightly),
+    pytest.param(MUON, MUON_NOISE, id="muon", marks=pytest.mark.nightly),
+])  # fmt: skip
 def test_sft_in_two_processes_gives_the_weights_of_one(scaled, changes, bound):
     made = ("models/sft", "plots/sft.csv", "metrics/sft.json")
     one, two = (scaled.outcome("stages.sft", changes, n, *made) for n in (1, 2))
@@ -117,7 +119,7 @@ def test_evaluation_in_two_processes_gives_the_very_samples_of_one(scaled):
         assert (one / name).read_bytes() == (two / name).read_bytes()
 
 
-@pytest.mark.long
+@pytest.mark.nightly
 def test_distillation_in_two_processes_samples_the_same_and_trains_the_same(scaled):
     (scaled.folder / "rollouts").mkdir(exist_ok=True)
     (scaled.folder / "rollouts/grpo.jsonl").touch()  # none of grpo's: the teacher samples them all
@@ -147,9 +149,11 @@ def replayed(processes: int, changes: dict) -> tuple[dict, list[dict], list[dict
     return weights, curve(Path("plots/grpo.csv")), read(Path("rollouts/grpo.jsonl"))
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("changes", [{}, {"batch_size": 8, "gradient_accumulation_steps": 2}],
-                         ids=["a batch", "accumulated"])  # fmt: skip
+@pytest.mark.parametrize("changes", [
+    pytest.param({}, id="a batch", marks=pytest.mark.nightly),
+    pytest.param({"batch_size": 8, "gradient_accumulation_steps": 2}, id="accumulated",
+                 marks=pytest.mark.long),
+])  # fmt: skip
 def test_grpo_on_the_same_completions_in_two_processes_gives_the_weights_of_one(
     tmp_path, monkeypatch, changes
 ):
@@ -205,7 +209,7 @@ def a_checkpoint(
     return psutil.Process(process.pid).children(recursive=True)
 
 
-@pytest.mark.long
+@pytest.mark.nightly
 def test_a_killed_grpo_in_two_processes_goes_on_to_the_same_bits(tmp_path, monkeypatch):
     """From the middle of its second epoch, which has an order of its own."""
     folder = small_grpo.project(tmp_path, rounds=20)
@@ -243,8 +247,10 @@ def in_the_middle_of_an_epoch(folder: Path) -> int:
     return at
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("ended_by", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("ended_by", [
+    pytest.param(signal.SIGKILL, marks=pytest.mark.nightly),
+    pytest.param(signal.SIGTERM, marks=pytest.mark.long),
+])  # fmt: skip
 def test_no_process_outlives_the_one_that_started_them(scaled, ended_by):
     scaled.given({"sft": {"max_steps": 100_000}}, 2)
     shutil.rmtree(scaled.folder / ".cache/checkpoints/sft", ignore_errors=True)

@@ -121,7 +121,7 @@ def test_whatever_is_damaged_the_run_ends_with_the_same_bits(cut, done, tmp_path
             shutil.rmtree(project.folder)
 
 
-@pytest.mark.long
+@pytest.mark.nightly
 @pytest.mark.parametrize(("stage", "after"), [("sft", 3), ("grpo", 6), ("distill", 2)])
 def test_a_killed_training_goes_on_from_its_checkpoint(done, tmp_path, stage, after):
     project, tally = twin(done.project, tmp_path / "p"), Tally()

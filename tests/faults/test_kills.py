@@ -18,7 +18,7 @@ from tests.faults.harness import (
 
 
 @pytest.mark.parametrize("kills", [
-    pytest.param(20, marks=[pytest.mark.long, pytest.mark.timeout(1800)]),
+    pytest.param(8, marks=[pytest.mark.long, pytest.mark.timeout(1800)]),
     pytest.param(200, marks=[pytest.mark.nightly, pytest.mark.timeout(3 * 3600)]),
 ])  # fmt: skip
 def test_killed_at_any_moment_a_stage_ends_with_the_same_bits(done, tmp_path, count, kills):
@@ -39,8 +39,10 @@ def test_killed_at_any_moment_a_stage_ends_with_the_same_bits(done, tmp_path, co
     assert sum(tally.result().resumed for tally in tallies.values()) > len(OUTPUTS) / 2
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("stage", ["distill", "evaluate@student"])
+@pytest.mark.parametrize("stage", [
+    pytest.param("distill", marks=pytest.mark.long),
+    pytest.param("evaluate@student", marks=pytest.mark.nightly),
+])  # fmt: skip
 def test_a_killed_sampling_goes_on_after_its_last_batch(done, tmp_path, stage):
     project = twin(done.project, tmp_path / "p")
     forget(project, stage)

@@ -31,8 +31,11 @@ def no_output(project: Project, stage: str) -> bool:
     return not any((project.folder / name).exists() for name in names)
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize("value", [
+    pytest.param("nan", marks=pytest.mark.long),
+    pytest.param("inf", marks=pytest.mark.nightly),
+    pytest.param("-inf", marks=pytest.mark.nightly),
+])  # fmt: skip
 def test_a_reward_that_is_no_number_stops_grpo(done, tmp_path, value):
     project = twin(done.project, tmp_path / "p")
     forget(project, "grpo")
@@ -62,9 +65,11 @@ def test_a_training_that_runs_away_stops_and_keeps_its_last_good_checkpoint(done
 
 
 @pytest.mark.parametrize(("model", "stage"), [
-    ("base", "sft"), ("sft", "grpo"), ("grpo", "distill"), ("student", "evaluate@student"),
+    pytest.param("base", "sft", marks=pytest.mark.nightly),
+    pytest.param("sft", "grpo", marks=pytest.mark.nightly),
+    pytest.param("grpo", "distill", marks=pytest.mark.nightly),
+    pytest.param("student", "evaluate@student", marks=pytest.mark.long),
 ])  # fmt: skip
-@pytest.mark.long
 def test_a_model_with_a_weight_that_is_no_number_is_refused(done, tmp_path, model, stage):
     project, tally = twin(done.project, tmp_path / "p"), Tally()
     path = project.folder / "models" / model / "model.safetensors"

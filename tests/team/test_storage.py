@@ -62,7 +62,7 @@ def test_runs_that_no_commit_names_are_in_the_run_cache(team: Team, tmp_path):
     assert lies_there(colleague) == locked(colleague) == locked(team.project)
 
 
-@pytest.mark.long
+@pytest.mark.nightly
 def test_an_experiment_pushes_itself_and_is_nobodys_to_run_again(team: Team, tmp_path):
     first, environment = team.project, team.s3.environment
     tried = ("--temp", "-S", "grpo.kl_coef=0.01")

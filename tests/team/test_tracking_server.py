@@ -13,8 +13,6 @@ from tests.stages.core.test_tracking import free_port, runs, server
 from tests.team.conftest import BUCKET, S3, Team, s3_server
 from tests.test_pipeline import ALL, MODELS
 
-pytestmark = pytest.mark.long
-
 
 @pytest.fixture(autouse=True)
 def without_keys(monkeypatch) -> None:
@@ -23,6 +21,7 @@ def without_keys(monkeypatch) -> None:
         monkeypatch.delenv(f"AWS_{name}", raising=False)
 
 
+@pytest.mark.long
 def test_a_run_of_the_pipeline_is_all_there_for_a_colleague(team: Team):
     client, found = MlflowClient(team.mlflow), runs(team.mlflow)
     assert set(found) >= ALL
@@ -44,6 +43,7 @@ def test_a_run_of_the_pipeline_is_all_there_for_a_colleague(team: Team):
     assert not list(team.project.folder.glob(".cache/tracking/*.jsonl"))
 
 
+@pytest.mark.long
 def test_a_registered_model_is_found_by_its_hash_and_fetched_from_s3(team: Team, tmp_path):
     client = MlflowClient(team.mlflow)
     for name, path in (("grpo-policy", "models/grpo"), ("grpo-student", "models/student")):
@@ -61,6 +61,7 @@ def test_a_registered_model_is_found_by_its_hash_and_fetched_from_s3(team: Team,
         assert md5(colleague.folder / "fetched") == made
 
 
+@pytest.mark.nightly
 def test_losing_s3_in_mid_run_loses_no_metric_and_fails_no_stage(params, here, caplog):
     with s3_server() as s3:
         artifacts = ("--artifacts-destination", f"s3://{BUCKET}/mlflow")
@@ -97,6 +98,7 @@ def history(uri: str) -> dict[str, float]:
     return run.data.metrics if run else {}
 
 
+@pytest.mark.nightly
 def test_artifacts_straight_to_s3_need_the_keys_on_each_machine(params, here, s3: S3, monkeypatch):
     artifacts = ("--no-serve-artifacts", "--default-artifact-root", f"s3://{BUCKET}/direct")
     Path("report.md").write_text("1")
