@@ -296,16 +296,21 @@ def finish(project: Project, stage: str, wanted: Reference, tally: Tally, told: 
     while process.poll() is None:
         keep_spools(project)
         time.sleep(0.05)
-    log = (project.folder / "logs" / f"{stage}.log").read_text()
+    log = said(project, stage)
     assert process.returncode == 0, log
     check(project, stage, wanted, tally, told)
-    tally.resumed += "going on" in log
     return log
+
+
+def said(project: Project, stage: str) -> str:
+    """By its newest run."""
+    return (project.folder / "logs" / f"{stage}.log").read_text()
 
 
 def check(project: Project, stage: str, wanted: Reference, tally: Tally, told: bool = True) -> None:
     """A finished run's files; and its metric points, where MLflow was told."""
     tally.runs += 1
+    tally.resumed += "going on" in said(project, stage)
     tally.differing += differing(project, stage, wanted) + left_over(project, stage)
     if not told:
         return
@@ -325,9 +330,10 @@ def kill_again_and_again(
         for _ in range(rng.randint(2, 4)):
             if tally.kills == kills:
                 break
-            # of a life this short the imports are the half: most kills come later
-            working = rng.random() < 0.7
-            moment = rng.uniform(0, 0.2 if working else 1.05) * longest
+            # of a life this short the imports are the half: most kills come later, the first surely
+            first = tally.kills == 0
+            working = first or rng.random() < 0.7
+            moment = 0.1 if first else rng.uniform(0, 0.2 if working else 1.05) * longest
             if not stop_after(project, stage, moment, working, rng, tally):
                 check(project, stage, wanted, tally)
                 forget(project, stage)

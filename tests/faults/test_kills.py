@@ -36,7 +36,7 @@ def test_killed_at_any_moment_a_stage_ends_with_the_same_bits(done, tmp_path, co
     for tally in tallies.values():
         nothing_was_lost(tally.result())
         assert tally.result().kills == each
-    assert sum(tally.result().resumed for tally in tallies.values()) > len(OUTPUTS) / 2
+    assert all(tally.result().resumed for tally in tallies.values())
 
 
 @pytest.mark.parametrize("stage", [
