@@ -14,13 +14,17 @@ log = logging.getLogger("stages")
 
 
 class Progress:
-    """Progress of one loop; call `update` as often as convenient."""
+    """Progress of one loop; call `update` as often as convenient.
+
+    The ETA goes by what was done since the first update: neither what a resumed loop had done
+    before nor what came before the first step counts.
+    """
 
     def __init__(self, name: str, every_seconds: float):
         self._name = name
         self._every = every_seconds
-        self._started = self._last = time.monotonic()
         self._bar: tqdm | None = None
+        self.restart()
 
     def update(self, done: int, total: int, note: str = "") -> None:
         """Shows `done` of `total` with an ETA and a note such as `reward 0.62`."""
@@ -28,22 +32,32 @@ class Progress:
             return
         if sys.stderr.isatty():
             self._show_bar(done, total, note)
-        elif time.monotonic() - self._last >= self._every or done == total:
-            self._last = time.monotonic()
-            seconds = (self._last - self._started) / max(done, 1) * (total - done)
-            eta = f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
-            log.info("%s: %d/%d (%.0f %%), %s left  %s", self._name, done, total,
-                     100 * done / total, eta, note)  # fmt: skip
+            return
+        now = time.monotonic()
+        self._first = self._first or (done, now)
+        if now - self._last >= self._every or done == total:
+            self._last = now
+            log.info("%s: %d/%d (%.0f %%)%s  %s", self._name, done, total, 100 * done / total,
+                     self._eta(done, total, now), note)  # fmt: skip
 
     def restart(self) -> None:
-        """A new loop begins: its ETA counts from now."""
-        self._started = self._last = time.monotonic()
+        """A new loop begins."""
+        self._last = time.monotonic()
+        self._first: tuple[int, float] | None = None
+
+    def _eta(self, done: int, total: int, now: float) -> str:
+        before, began = self._first
+        if done == before and done < total:
+            return ""
+        seconds = int((now - began) / max(done - before, 1) * (total - done))
+        return f", {seconds // 60}:{seconds % 60:02d} left"
 
     def _show_bar(self, done: int, total: int, note: str) -> None:
         from tqdm import tqdm
 
         if self._bar is None or self._bar.total != total:
-            self._bar = tqdm(total=total, desc=self._name, dynamic_ncols=True, disable=False)
+            self._bar = tqdm(total=total, initial=done, desc=self._name, dynamic_ncols=True,
+                             disable=False)  # fmt: skip
         self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(done - self._bar.n)
         if done >= total:
