@@ -42,7 +42,7 @@ demo: venv
 	@echo "  dvc exp run -S grpo.kl_coef=0.01           # try something"
 
 test: venv
-	pytest $(SIDE_BY_SIDE)
+	pytest $(SIDE_BY_SIDE) --durations=15
 
 test-long: venv
 	pytest $(SIDE_BY_SIDE) -m long --durations=15
