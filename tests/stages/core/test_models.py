@@ -116,7 +116,7 @@ def test_evaluation_and_sampling_prompt_as_training_does(folder, params):
     assert model.tok_batch_encode([opened])[0][0].tolist() == ids
 
 
-@pytest.mark.long
+@pytest.mark.nightly
 def test_gpt2s_architecture_goes_through_the_whole_pipeline(tmp_path, tiny):
     """Conv1D layers under LoRA, 1,024 positions, a tokenizer with one special token."""
     from tests.conftest import Project, merged
