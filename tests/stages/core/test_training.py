@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 from transformers import Trainer, TrainingArguments
 from trl.trainer import utils
 
@@ -196,3 +197,11 @@ def test_a_checkpoint_without_the_tied_head_lacks_nothing(tmp_path, caplog, monk
     trainer.save_model(tmp_path / "again")
     file = "model.safetensors"
     assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "kept" / file).read_bytes()
+
+
+def test_a_head_of_its_own_is_saved(tmp_path):
+    model = made("llama")
+    training.expect_no_tied_weights(model)
+    Trainer(model, TrainingArguments(tmp_path, report_to="none")).save_model(tmp_path / "kept")
+    assert torch.equal(load_file(tmp_path / "kept/model.safetensors")["lm_head.weight"],
+                       model.lm_head.weight)  # fmt: skip
