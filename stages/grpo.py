@@ -99,6 +99,7 @@ def trainer_of(
         lora.require_modules(model, grpo.lora, "grpo.lora")
     return recording_trainer()(
         fmt=params.format.tags,
+        pass_at=grpo.pass_at,
         rounds=grpo.dynamic_sampling,
         shared=grpo.shared_prompt,
         model=model,
@@ -179,15 +180,20 @@ def recording_trainer() -> type:
     from trl import GRPOTrainer
 
     from stages.core.dynamic import DynamicSampling
+    from stages.core.pass_at import PassAt
     from stages.core.shared_prompt import SharedPrompt
     from stages.core.training import epoch_sampler
 
     ordered = epoch_sampler()
 
     class RecordingTrainer(SharedPrompt, GRPOTrainer):
-        def __init__(self, fmt: Format, rounds: int = 0, shared: bool = True, **arguments: Any):
+        def __init__(
+            self, fmt: Format, pass_at: int = 1, rounds: int = 0, shared: bool = True,
+            **arguments: Any,
+        ):  # fmt: skip
             super().__init__(**arguments)
             self.fmt = fmt
+            self.pass_at = pass_at
             self.rounds = rounds  # of dynamic sampling
             self.share(shared)
             self.rollouts = kept_rows()
@@ -234,10 +240,10 @@ def recording_trainer() -> type:
                 rows.append(rollout(step, row, content, verdict, reward, named))
             self.rollouts.extend(launch.gathered(rows))
 
-    class DynamicTrainer(DynamicSampling, RecordingTrainer):
+    class WholeTrainer(PassAt, DynamicSampling, RecordingTrainer):
         """What it hands on as known already is neither recorded nor timed twice."""
 
-    return DynamicTrainer
+    return WholeTrainer
 
 
 def rates(verdict: Grade, reward: float, scores: list[float]) -> dict[str, float]:

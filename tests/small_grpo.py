@@ -96,6 +96,7 @@ def trainer(changes: dict | None = None, functions: list | None = None):
     quantize = params.grpo.quantize == "nf4"
     made = grpo.recording_trainer()(
         fmt=params.format.tags,
+        pass_at=params.grpo.pass_at,
         rounds=params.grpo.dynamic_sampling,
         shared=params.grpo.shared_prompt,
         model=models.load_model(grpo.SFT, "eager", torch.float32, quantize),

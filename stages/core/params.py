@@ -240,6 +240,7 @@ class Grpo(Training):
     clip_epsilon: Positive
     temperature: Positive
     top_p: Number = Field(1.0, gt=0, le=1)
+    pass_at: Count = 1
     dynamic_sampling: Whole = Field(0, ge=0)
     shared_prompt: bool = True
     max_completion_length: Count
@@ -429,6 +430,7 @@ class Params(Section):
             grpo_choices,
             cispo_has_its_bound,
             only_an_adapter_on_4_bits,
+            best_of_a_group,
             one_process_resamples,
             batches_divide,
             vllm_evaluates_alone,
@@ -620,6 +622,22 @@ def cispo_has_its_bound(p: Params) -> None:
 def only_an_adapter_on_4_bits(p: Params) -> None:
     if p.grpo.lora is None and p.grpo.quantize == "nf4":
         raise ValueError("grpo.lora is null (all weights), but 4-bit weights cannot be trained")
+
+
+def best_of_a_group(p: Params) -> None:
+    """What else scales an advantage has no meaning beside it."""
+    k, trainer = p.grpo.pass_at, p.grpo.trainer
+    if k > p.grpo.group_size:
+        raise ValueError(
+            f"grpo.pass_at {k}: the best of {k} is taken from a group, and grpo.group_size is "
+            f"{p.grpo.group_size}: lower it, or raise that"
+        )
+    plain = trainer.get("scale_rewards", "group") in ("none", False)
+    if k > 1 and not (plain and "multi_objective_aggregation" not in trainer):
+        raise ValueError(
+            "grpo.pass_at: over 1 it needs grpo.trainer.scale_rewards none, and no "
+            "multi_objective_aggregation: say so, or set it to 1"
+        )
 
 
 def one_process_resamples(p: Params) -> None:

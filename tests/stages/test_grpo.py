@@ -17,12 +17,14 @@ from stages import grpo, merge, report
 from stages.core import params as parameters
 from stages.core import training
 from stages.core.errors import UserError
+from stages.core.pass_at import advantages
 from tests import small_grpo
 from tests.conftest import merged
 from tests.small_grpo import apart, batch, train, trainer
 
 # Without Adam, whose steps do not hang on the gradient's size.
 SGD = {"learning_rate": 0.5, "trainer": {"optim": "sgd", "max_grad_norm": 0.0}}
+UNSCALED = merged(SGD, {"trainer": {"scale_rewards": "none"}})
 TWICE = merged(SGD, {"trainer": {"num_iterations": 2}})
 
 
@@ -207,6 +209,7 @@ CHANGED = [
     (TWICE, {"clip_epsilon": 0.01, "trainer": {"epsilon_high": 10.0}}),
     (SGD, {"trainer": {"scale_rewards": "none"}}),
     (SGD, {"trainer": {"scale_rewards": "batch"}}),
+    (UNSCALED, {"pass_at": 2}),
     ({}, {"kl_coef": 0.5}),
     ({}, {"trainer": {"num_iterations": 2}}),
     ({}, {"trainer": {"steps_per_generation": 2}}),
@@ -253,6 +256,16 @@ def test_rewards_are_scaled_as_said(scale):
     torch.testing.assert_close(advantages, wanted.flatten(), atol=1e-4, rtol=1e-4)
     dead = (rewards.std(1) == 0).float().mean().item()
     assert made._metrics["train"]["frac_reward_zero_std"] == [dead] != [0], "whatever scales them"
+
+
+def test_advantages_are_those_of_the_best_of_k():
+    made = trainer({"trainer": {"scale_rewards": "none"}, "pass_at": 2})
+    got = made._generate_and_score_completions(batch(made))["advantages"]
+    groups = torch.tensor([row["reward"] for row in made.rollouts]).view(-1, 4)
+    wanted = torch.cat([advantages(rewards, 2) for rewards in groups])
+    assert wanted.any()
+    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
+    assert list(made._logs["advantages"]) == got.tolist(), "what a table of completions shows"
 
 
 def test_masked_truncated_completions_have_no_gradient():
