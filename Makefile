@@ -24,7 +24,7 @@ help:
 venv: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
-	@echo "Installing the pinned packages into .venv (about 3 minutes, 2.5 GB; more with CUDA) ..."
+	@echo "Installing the pinned packages into .venv (3 to 6 minutes, 2.5 GB; more with CUDA) ..."
 	@$(PYTHON) -c 'import sys; sys.version_info[:2] == (3, 11) or sys.exit("Python 3.11 is needed; say make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt ".[test]"

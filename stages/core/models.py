@@ -145,6 +145,8 @@ def load_tokenizer(where: Path | str, revision: str | None = None) -> "PreTraine
 
     with reachable(where):
         tokenizer = AutoTokenizer.from_pretrained(**located(where, revision), padding_side="left")
+    for how in ("is_local", "local_files_only"):  # not to be saved: offline the hash were another
+        tokenizer.init_kwargs.pop(how, None)
     if not tokenizer.chat_template:
         # a tokenizer that opens texts with a BOS was trained with one; ours are not opened by it
         opens = tokenizer.bos_token_id in tokenizer("x")["input_ids"][:1]

@@ -102,6 +102,14 @@ def test_training_sees_one_bos_and_one_eos(folder, params, tmp_path):
     assert learned[-1] == loaded.eos_token_id, "that it ends is learned"
 
 
+def test_offline_a_tokenizer_is_saved_as_the_same_bits(folder, tmp_path, monkeypatch):
+    for offline in (False, True):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+        models.load_tokenizer(folder).save_pretrained(tmp_path / str(offline))
+    for file in (tmp_path / "False").iterdir():
+        assert file.read_bytes() == (tmp_path / "True" / file.name).read_bytes()
+
+
 def test_evaluation_and_sampling_prompt_as_training_does(folder, params):
     from stages.core import harness
 
