@@ -627,10 +627,10 @@ def only_an_adapter_on_4_bits(p: Params) -> None:
 def best_of_a_group(p: Params) -> None:
     """What else scales an advantage has no meaning beside it."""
     k, trainer = p.grpo.pass_at, p.grpo.trainer
-    if k > p.grpo.group_size:
+    if k >= p.grpo.group_size:
         raise ValueError(
-            f"grpo.pass_at {k}: the best of {k} is taken from a group, and grpo.group_size is "
-            f"{p.grpo.group_size}: lower it, or raise that"
+            f"grpo.pass_at {k}: the best of {k} tells completions apart in larger groups only, and "
+            f"grpo.group_size is {p.grpo.group_size}: lower it, or raise that"
         )
     plain = trainer.get("scale_rewards", "group") in ("none", False)
     if k > 1 and not (plain and "multi_objective_aggregation" not in trainer):

@@ -2,9 +2,9 @@
 
 The mean reward of a puzzle that is solved in most samples still grows where all of them come to be
 the same; that of the best of k does not, and has most to gain where few samples are right. Each
-completion is credited with the mean, over the subsets of k that it is in, of their best reward:
-with that the gradient is the one of the expected best of k (the paper's equation for continuous
-rewards, scaled so that k = 1 is GRPO itself).
+completion is credited with its share in the best reward of every subset of k (the paper's equation
+for continuous rewards, scaled so that k = 1 is GRPO itself). With that the gradient is the one of
+the expected best of k; less the group's mean, as in GRPO, 1 - k/n of it in groups of n.
 """
 
 from math import comb

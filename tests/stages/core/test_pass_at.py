@@ -31,7 +31,10 @@ def test_of_one_completion_each_it_is_grpo(rewards):
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 4])
-def test_its_gradient_is_that_of_the_expected_best_of_k(k):
+@pytest.mark.parametrize(
+    ("weigh", "share"), [(credits, lambda k: 1), (advantages, lambda k: 1 - k / 4)]
+)
+def test_its_gradient_is_that_of_the_expected_best_of_k(k, weigh, share):
     """A policy of three answers: every group of four, by its probability."""
     rewards = torch.tensor([0.0, 1.0, 0.3])
     logits = torch.tensor([1.0, -0.5, 0.2], requires_grad=True)
@@ -44,9 +47,9 @@ def test_its_gradient_is_that_of_the_expected_best_of_k(k):
     estimate = torch.zeros(3)
     for group in product(range(3), repeat=4):
         score = logits.log_softmax(0)[list(group)]
-        (slope,) = torch.autograd.grad((credits(rewards[list(group)], k) * score).mean(), logits)
+        (slope,) = torch.autograd.grad((weigh(rewards[list(group)], k) * score).mean(), logits)
         estimate += probability(group).detach() * slope
-    torch.testing.assert_close(estimate, wanted, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(estimate, share(k) * wanted, atol=1e-5, rtol=1e-4)
 
 
 def test_what_could_not_be_judged_counts_for_nothing():
