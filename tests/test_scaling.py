@@ -153,6 +153,8 @@ def replayed(processes: int, changes: dict) -> tuple[dict, list[dict], list[dict
     pytest.param({}, id="a batch", marks=pytest.mark.nightly),
     pytest.param({"batch_size": 8, "gradient_accumulation_steps": 2}, id="accumulated",
                  marks=pytest.mark.long),
+    pytest.param({"pass_at": 2, "trainer": {"scale_rewards": "none"}}, id="the best of two",
+                 marks=pytest.mark.nightly),
 ])  # fmt: skip
 def test_grpo_on_the_same_completions_in_two_processes_gives_the_weights_of_one(
     tmp_path, monkeypatch, changes
