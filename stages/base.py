@@ -38,8 +38,9 @@ def body(params: Params, run: Run) -> dict:
 
 
 def make_tokenizer(params: Params) -> "PreTrainedTokenizerFast":
-    """A byte-level BPE learned from generated problems; digits stay single, tags are one token.
+    """A byte-level BPE learned from generated problems; tags are one token.
 
+    Digits stay single, unless `base.numbers` is whole: then frequent numbers become tokens, too.
     The tags are ordinary tokens, not special ones: decoding must keep them for the grader.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -48,9 +49,8 @@ def make_tokenizer(params: Params) -> "PreTrainedTokenizerFast":
     special = ["<|pad|>", "<|im_start|>", "<|im_end|>"]
     tags = [AddedToken(tag, normalized=False) for tag in params.format.tags.tags]
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)]
-    )
+    digits = pre_tokenizers.Digits(individual_digits=params.base.numbers == "digits")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(False)])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=params.base.vocab_size - len(tags),

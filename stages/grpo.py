@@ -176,74 +176,77 @@ def reference(where: Path) -> dict[str, str]:
 
 
 def recording_trainer() -> type:
-    """TRL's trainer, which also keeps every rollout. A function, because trl imports late."""
+    """TRL's trainer with all that is added to it. A function, because trl imports late."""
     from trl import GRPOTrainer
 
     from stages.core.dynamic import DynamicSampling
     from stages.core.pass_at import PassAt
     from stages.core.shared_prompt import SharedPrompt
-    from stages.core.training import epoch_sampler
 
-    ordered = epoch_sampler()
-
-    class RecordingTrainer(SharedPrompt, GRPOTrainer):
-        def __init__(
-            self, fmt: Format, pass_at: int = 1, rounds: int = 0, shared: bool = True,
-            **arguments: Any,
-        ):  # fmt: skip
-            super().__init__(**arguments)
-            self.fmt = fmt
-            self.pass_at = pass_at
-            self.rounds = rounds  # of dynamic sampling
-            self.share(shared)
-            self.rollouts = kept_rows()
-
-        def _get_train_sampler(self, dataset=None):
-            own = super()._get_train_sampler(dataset)
-            return ordered(own.data_source, own.mini_repeat_count, own.batch_size,
-                           own.repeat_count, own.shuffle, own.seed)  # fmt: skip
-
-        def _generate(self, *arguments, **named):
-            with self.timed("generation"):
-                return super()._generate(*arguments, **named)
-
-        def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
-            with self.timed("rewards"):
-                scores = super()._calculate_rewards(
-                    inputs, prompts, completions, completion_ids_list
-                )
-            first = self.accelerator.process_index * len(inputs)  # scores are all processes'
-            self.record(inputs, completions, scores[first : first + len(inputs)].tolist())
-            return scores
-
-        @contextmanager
-        def timed(self, part: str) -> Iterator[None]:
-            """Seconds of a part of each batch, all its rounds together, for the diagnosis."""
-            began = time.perf_counter()
-            yield
-            before = self._pending_metrics.pop(f"profiling/{part}", [])
-            self._log_metric(f"profiling/{part}", sum(before) + time.perf_counter() - began)
-
-        def record(self, inputs: list[dict], completions: list, scores: list[list[float]]) -> None:
-            """Rows of this step, all processes', and the rates that users know by name."""
-            contents = [completion[-1]["content"] for completion in completions]
-            verdicts = grades(contents, inputs, self.fmt)
-            weights, step = self.reward_weights.tolist(), self.state.global_step + 1
-            rows = []
-            for row, content, verdict, score in zip(
-                inputs, contents, verdicts, scores, strict=True
-            ):
-                reward = sum(w * s for w, s in zip(weights, score, strict=True) if s == s)
-                for name, value in rates(verdict, reward, score).items():
-                    self._log_metric(name, value)
-                named = dict(zip(self.reward_func_names, score, strict=True))
-                rows.append(rollout(step, row, content, verdict, reward, named))
-            self.rollouts.extend(launch.gathered(rows))
-
-    class WholeTrainer(PassAt, DynamicSampling, RecordingTrainer):
-        """What it hands on as known already is neither recorded nor timed twice."""
+    class WholeTrainer(PassAt, DynamicSampling, Recording, SharedPrompt, GRPOTrainer):
+        """What dynamic sampling hands on as known already is neither recorded nor timed twice."""
 
     return WholeTrainer
+
+
+class Recording:
+    """Keeps every rollout. Goes before SharedPrompt and TRL's GRPOTrainer among a trainer's bases.
+
+    Args:
+        fmt: what a completion's answer is found by.
+        pass_at, rounds, shared: of `PassAt`, `DynamicSampling` and `SharedPrompt`.
+        arguments: of GRPOTrainer.
+    """
+
+    def __init__(
+        self, fmt: Format, pass_at: int = 1, rounds: int = 0, shared: bool = True, **arguments: Any
+    ):
+        super().__init__(**arguments)
+        self.fmt = fmt
+        self.pass_at = pass_at
+        self.rounds = rounds
+        self.share(shared)
+        self.rollouts = kept_rows()
+
+    def _get_train_sampler(self, dataset=None):
+        from stages.core.training import epoch_sampler
+
+        own = super()._get_train_sampler(dataset)
+        return epoch_sampler()(own.data_source, own.mini_repeat_count, own.batch_size,
+                               own.repeat_count, own.shuffle, own.seed)  # fmt: skip
+
+    def _generate(self, *arguments, **named):
+        with self.timed("generation"):
+            return super()._generate(*arguments, **named)
+
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+        with self.timed("rewards"):
+            scores = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        first = self.accelerator.process_index * len(inputs)  # scores are all processes'
+        self.record(inputs, completions, scores[first : first + len(inputs)].tolist())
+        return scores
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Seconds of a part of each batch, all its rounds together, for the diagnosis."""
+        began = time.perf_counter()
+        yield
+        before = self._pending_metrics.pop(f"profiling/{part}", [])
+        self._log_metric(f"profiling/{part}", sum(before) + time.perf_counter() - began)
+
+    def record(self, inputs: list[dict], completions: list, scores: list[list[float]]) -> None:
+        """Rows of this step, all processes', and the rates that users know by name."""
+        contents = [completion[-1]["content"] for completion in completions]
+        verdicts = grades(contents, inputs, self.fmt)
+        weights, step = self.reward_weights.tolist(), self.state.global_step + 1
+        rows = []
+        for row, content, verdict, score in zip(inputs, contents, verdicts, scores, strict=True):
+            reward = sum(w * s for w, s in zip(weights, score, strict=True) if s == s)
+            for name, value in rates(verdict, reward, score).items():
+                self._log_metric(name, value)
+            named = dict(zip(self.reward_func_names, score, strict=True))
+            rows.append(rollout(step, row, content, verdict, reward, named))
+        self.rollouts.extend(launch.gathered(rows))
 
 
 def rates(verdict: Grade, reward: float, scores: list[float]) -> dict[str, float]:

@@ -165,6 +165,7 @@ class Base(Section):
     watch: str
     attn_implementation: str = "sdpa"
     vocab_size: Whole = Field(512, ge=300)
+    numbers: Literal["digits", "whole"] = "digits"
     scratch: Shape | None = None
 
 

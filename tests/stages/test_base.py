@@ -51,3 +51,13 @@ def test_a_local_model_is_kept_as_a_manifest_of_hashes(raw, here):
     kept = json.loads(manifest.read_text())
     assert kept["source"] == str(folder)
     assert kept["files"]["config.json"] == sha256(folder / "config.json")
+
+
+@pytest.mark.parametrize("numbers, parts", [("digits", 2), ("whole", 1)])
+def test_numbers_are_digits_or_tokens_and_read_back_the_same(raw, numbers, parts):
+    raw["task"] = {**raw["task"], "name": "countdown"}
+    raw["base"] = {**raw["base"], "numbers": numbers}
+    tokenizer = base.make_tokenizer(parameters.validate(raw, "params.yaml"))
+    assert {len(tokenizer(str(number))["input_ids"]) for number in range(10, 100)} == {parts}
+    for text in ("<think>7*12=84\n84-9=75</think><answer>7*12-9</answer>", "1234567", "Make 005."):
+        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
