@@ -1,6 +1,7 @@
 """What the documents show is true."""
 
 import re
+import shlex
 
 import pytest
 import yaml
@@ -85,12 +86,12 @@ EXPERIMENTS = LINE.findall(SEARCH) + [f"{PLAIN} {line}" for line in LINE.findall
 def test_every_experiment_shown_is_accepted(line):
     preset = yaml.safe_load((ROOT / "presets/countdown.yaml").read_text())
     changed = preset
-    for setting in line.removeprefix("-S ").split(" -S "):
+    for setting in shlex.split(line)[1::2]:
         key, _, value = setting.partition("=")
         value, names, there = yaml.safe_load(value), key.removeprefix("+").split("."), preset
-        for name in names:
-            there = there.get(name) if isinstance(there, dict) else None
-        assert (there is None) == key.startswith("+"), "DVC adds a setting with a plus alone"
+        for name in names[:-1]:
+            there = there.get(name, {})
+        assert (names[-1] in there) != key.startswith("+"), "DVC adds a setting with a plus alone"
         for name in reversed(names):
             value = {name: value}
         changed = merged(changed, value)
