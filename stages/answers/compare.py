@@ -33,6 +33,10 @@ _KNOWN = {
 }  # fmt: skip
 _EXPRESSION = re.compile(r"[0-9A-Za-z+\-*/^_(){}|!.\\' \[\]]+", re.ASCII)
 _WORD = re.compile(r"[A-Za-z]{4,}")
+_LETTERS = re.compile(r"[0-9A-Za-z ]+", re.ASCII)
+_IN_ORDER = re.compile(
+    r"(?<![A-Za-z\d])[A-Za-z]{3}|[A-Z] ?[A-Za-z]|[a-z] ?[A-Z]|[A-Za-z]\d", re.ASCII
+)
 
 
 class Undecided(Exception):
@@ -201,6 +205,8 @@ def same_scalar(gold: tuple, answer: tuple, decide: Decide) -> bool:
     words = wording(text), wording(other)
     if any(word is not None for word in words):
         return words[0] == words[1] and factor == other_factor
+    if ordered(text, other):
+        return text.replace(" ", "") == other.replace(" ", "") and factor == other_factor
     return _asked("value", _scaled(text, factor), _scaled(other, other_factor), decide)
 
 
@@ -245,6 +251,18 @@ def wording(text: str) -> str | None:
     if plain == text and not _WORD.search(text) and text.casefold() not in ("yes", "no"):
         return None
     return " ".join(plain.casefold().replace(".", "").split()) or None
+
+
+def ordered(one: str, other: str) -> bool:
+    """Letters and digits alone whose order says something: words and codes, no products.
+
+    >>> ordered("was", "saw"), ordered("Co", "oC"), ordered("B12", "12B")
+    (True, True, True)
+    >>> ordered("xy", "yx"), ordered("2ab", "2ba"), ordered("ABC", "A*B*C")
+    (False, False, False)
+    """
+    pair = compact(one), compact(other)
+    return all(map(_LETTERS.fullmatch, pair)) and any(map(_IN_ORDER.search, pair))
 
 
 def _text_or_none(text: str) -> str | None:

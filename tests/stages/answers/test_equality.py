@@ -141,6 +141,8 @@ EQUAL = [
     (r"(-\infty, -1] \cup [5, \infty)", "(-inf, -1] U [5, inf)"),
     ("3,628,799", "10!-1"), ("1,080", "1000+80"), ("0.25", r"\frac{\sqrt{4}}{8}"),
     (r"\sqrt{10}", "√10"), (r"\sqrt{10}", "sqrt10"), (r"\sqrt{10}", r"\sqrt10"),
+    ("xy", "yx"), ("2ab", "2ba"), ("x y z", "z y x"), ("abc", "a*c*b"), ("3AB", r"3 A \cdot B"),
+    ("a^2b", "aab"), ("ABC", "A B C"), ("Co", "Co."),
 ]  # fmt: skip
 
 # What graders in use accept for the gold on the left, and other near misses.
@@ -182,6 +184,9 @@ UNEQUAL = [
     (r"(-\infty, -1] \cup [5, \infty)", r"x \ge -1 \text{ or } x \le 5"),
     (r"(-\infty, -1] \cup [5, \infty)", r"x \le -1 \text{ or } y \ge 5"),
     ("3,628,799", "10!"), ("3,628,799", "10!+1"), ("720", "3!!"), ("0", "√10"), ("0", r"\sqrt10"),
+    ("ABC", "CBA"), ("CAB", "ABC"), ("was", "saw"), ("UGA", "AUG"), ("DNA", "AND"), ("4B", "B4"),
+    ("B12", "12B"), ("Co", "oC"), ("A B C", "C B A"), ("the cat", "cat the"), ("7AB", "7BA"),
+    (r"\text{UGA}", "AUG"), ("x = ABC", "BCA"), ("(AB, C)", "(BA, C)"),
 ]  # fmt: skip
 
 
@@ -226,6 +231,7 @@ def test_an_option_by_letter_by_text_or_by_both(answer):
         assert equal("B", answer, options=options) and equal("22", answer, options=options)
         assert not equal("A", answer, options=options) and not equal("21", answer, options=options)
     assert not equal("B", "B) 21", options=["21", "22"])
+    assert not equal("B", "B) CAB", options=["ABC", "BCA", "CAB"])
     assert not equal("B", "D", options=["21", "22"])
 
 
