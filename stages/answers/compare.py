@@ -37,6 +37,13 @@ _LETTERS = re.compile(r"[0-9A-Za-z ]+", re.ASCII)
 _IN_ORDER = re.compile(
     r"(?<![A-Za-z\d])[A-Za-z]{3}|[A-Z] ?[A-Za-z]|[a-z] ?[A-Z]|[A-Za-z]\d", re.ASCII
 )
+# `5-3`, `8/10/2020`: a score, a range, a date, a code. One slash alone is a fraction.
+_PLACES = re.compile(r"\d[\d.,]*(?:-\d[\d.,]*)+|\d+(?:[-/]\d+){2,}", re.ASCII)
+_UNEVALUATED = re.compile(
+    r"(?:(?<=[\w.)}%])|(?<=[\w.)}]\|))(?:[-+*]|\\times(?![a-z])|\\cdot(?![a-z]))"
+    r"|\)\(|(?<![_\d])\d+\(",
+    re.ASCII,
+)
 
 
 class Undecided(Exception):
@@ -195,6 +202,10 @@ def same_scalar(gold: tuple, answer: tuple, decide: Decide) -> bool:
     value, other_value = number(text), number(other)
     if value is not None and other_value is not None:
         return value * factor == other_value * other_factor
+    if value is not None and unevaluated(other):
+        return False
+    if any(groups := (places(text), places(other))):
+        return groups[0] == groups[1] and factor == other_factor
     if _BASED.fullmatch(compact(text)) or _BASED.fullmatch(compact(other)):
         return based(text) == based(other)
     if factor == other_factor and compact(text) == compact(other):
@@ -216,6 +227,29 @@ def _scaled(text: str, factor: int | Fraction) -> str:
     if (value := number(text)) is not None:
         text, factor = str((value * factor).numerator), 1 / Fraction((value * factor).denominator)
     return text if factor == 1 else rf"\frac{{{factor.numerator}({text})}}{{{factor.denominator}}}"
+
+
+def unevaluated(text: str) -> bool:
+    r"""Is there a sum, a difference or a product left to work out? Not in a power or a root.
+
+    >>> unevaluated("(48+24)"), unevaluated(r"2 \cdot 36"), unevaluated("2(36)")
+    (True, True, True)
+    >>> unevaluated("-5"), unevaluated("2^{-3}"), unevaluated(r"\frac{\sqrt{4}}{8}")
+    (False, False, False)
+    """
+    return _UNEVALUATED.search(compact(text)) is not None
+
+
+def places(text: str) -> list[Fraction | str] | None:
+    """The numbers and signs of a score, range, date or telephone number, which is no difference.
+
+    >>> places("5 - 3") == places("5-3.0"), places("5-3") == places("3-1"), places("1/2")
+    (True, False, None)
+    """
+    text = compact(text)
+    if not _PLACES.fullmatch(text):
+        return None
+    return [number(part) or part for part in re.split("([-/])", text)]
 
 
 def based(text: str) -> tuple[str, int] | None:
