@@ -33,6 +33,17 @@ _KNOWN = {
 }  # fmt: skip
 _EXPRESSION = re.compile(r"[0-9A-Za-z+\-*/^_(){}|!.\\' \[\]]+", re.ASCII)
 _WORD = re.compile(r"[A-Za-z]{4,}")
+_LETTERS = re.compile(r"[0-9A-Za-z ]+", re.ASCII)
+_IN_ORDER = re.compile(
+    r"(?<![A-Za-z\d])[A-Za-z]{3}|[A-Z] ?[A-Za-z]|[a-z] ?[A-Z]|[A-Za-z]\d", re.ASCII
+)
+# `5-3`, `8/10/2020`: a score, a range, a date, a code. One slash alone is a fraction.
+_PLACES = re.compile(r"\d[\d.,]*(?:-\d[\d.,]*)+|\d+(?:[-/]\d+){2,}", re.ASCII)
+_UNEVALUATED = re.compile(
+    r"(?:(?<=[\w.)}%])|(?<=[\w.)}]\|))(?:[-+*]|\\times(?![a-z])|\\cdot(?![a-z]))"
+    r"|\)\(|(?<![_\d])\d+\(",
+    re.ASCII,
+)
 
 
 class Undecided(Exception):
@@ -191,6 +202,10 @@ def same_scalar(gold: tuple, answer: tuple, decide: Decide) -> bool:
     value, other_value = number(text), number(other)
     if value is not None and other_value is not None:
         return value * factor == other_value * other_factor
+    if value is not None and unevaluated(other):
+        return False
+    if any(groups := (places(text), places(other))):
+        return groups[0] == groups[1] and factor == other_factor
     if _BASED.fullmatch(compact(text)) or _BASED.fullmatch(compact(other)):
         return based(text) == based(other)
     if factor == other_factor and compact(text) == compact(other):
@@ -201,6 +216,8 @@ def same_scalar(gold: tuple, answer: tuple, decide: Decide) -> bool:
     words = wording(text), wording(other)
     if any(word is not None for word in words):
         return words[0] == words[1] and factor == other_factor
+    if ordered(text, other):
+        return text.replace(" ", "") == other.replace(" ", "") and factor == other_factor
     return _asked("value", _scaled(text, factor), _scaled(other, other_factor), decide)
 
 
@@ -210,6 +227,29 @@ def _scaled(text: str, factor: int | Fraction) -> str:
     if (value := number(text)) is not None:
         text, factor = str((value * factor).numerator), 1 / Fraction((value * factor).denominator)
     return text if factor == 1 else rf"\frac{{{factor.numerator}({text})}}{{{factor.denominator}}}"
+
+
+def unevaluated(text: str) -> bool:
+    r"""Is there a sum, a difference or a product left to work out? Not in a power or a root.
+
+    >>> unevaluated("(48+24)"), unevaluated(r"2 \cdot 36"), unevaluated("2(36)")
+    (True, True, True)
+    >>> unevaluated("-5"), unevaluated("2^{-3}"), unevaluated(r"\frac{\sqrt{4}}{8}")
+    (False, False, False)
+    """
+    return _UNEVALUATED.search(compact(text)) is not None
+
+
+def places(text: str) -> list[Fraction | str] | None:
+    """The numbers and signs of a score, range, date or telephone number, which is no difference.
+
+    >>> places("5 - 3") == places("5-3.0"), places("5-3") == places("3-1"), places("1/2")
+    (True, False, None)
+    """
+    text = compact(text)
+    if not _PLACES.fullmatch(text):
+        return None
+    return [number(part) or part for part in re.split("([-/])", text)]
 
 
 def based(text: str) -> tuple[str, int] | None:
@@ -245,6 +285,18 @@ def wording(text: str) -> str | None:
     if plain == text and not _WORD.search(text) and text.casefold() not in ("yes", "no"):
         return None
     return " ".join(plain.casefold().replace(".", "").split()) or None
+
+
+def ordered(one: str, other: str) -> bool:
+    """Letters and digits alone whose order says something: words and codes, no products.
+
+    >>> ordered("was", "saw"), ordered("Co", "oC"), ordered("B12", "12B")
+    (True, True, True)
+    >>> ordered("xy", "yx"), ordered("2ab", "2ba"), ordered("ABC", "A*B*C")
+    (False, False, False)
+    """
+    pair = compact(one), compact(other)
+    return all(map(_LETTERS.fullmatch, pair)) and any(map(_IN_ORDER.search, pair))
 
 
 def _text_or_none(text: str) -> str | None:

@@ -97,14 +97,22 @@ class Format:
     def after_thinking(self, text: str) -> str | None:
         """What follows the thinking; None where thinking never ends.
 
+        A closing tag behind it that closes nothing ends no thinking: it hides no answer before it.
+
         >>> Format().after_thinking("<think>5</think> 6"), Format().after_thinking("<think>5")
         (' 6', None)
         """
         if not self.think_open:
             return text
-        if self.think_close in text:
-            return text.rpartition(self.think_close)[2]
-        return None if self.think_open in text else text
+        if self.think_close not in text:
+            return None if self.think_open in text else text
+        parts = text.split(self.think_close)
+        end = depth = 0  # the prompt may hold the first opening tag
+        for place, part in enumerate(parts[:-1]):
+            depth += part.count(self.think_open)
+            if depth:
+                end, depth = place, depth - 1
+        return self.think_close.join(parts[end + 1 :])
 
     def answer(self, text: str) -> str | None:
         r"""The final answer: what stands in the answer tags after the thinking.

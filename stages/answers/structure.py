@@ -5,6 +5,8 @@ Works on tidy text; brackets are counted, so that only commas and signs outside 
 
 import re
 
+from stages.answers import expression
+
 _SEPARATOR_WORD = re.compile(
     r"\\text\s?\{\s*,?\s*(?:or|and)\s*\}|(?<![a-zA-Z\\])(?:or|and)(?![a-zA-Z])"
 )
@@ -46,7 +48,7 @@ def alternatives(text: str) -> list[str]:
     r"""The values of a bare list: `1,-2`, `5 or 6`, `1 \pm \sqrt2`; one value otherwise.
 
     >>> alternatives("1,-2"), alternatives("1,080"), alternatives(r"5\pm 0"), alternatives("(1,2)")
-    (['1', '-2'], ['1,080'], ['5+ 0', '5- 0'], ['(1,2)'])
+    (['1', '-2'], ['1,080'], ['5', '5'], ['(1,2)'])
     """
     if "," in text:
         text = _THOUSANDS.sub(lambda match: match[0].replace(",", "\0"), text)
@@ -59,10 +61,17 @@ def alternatives(text: str) -> list[str]:
 
 
 def both_signs(text: str) -> list[str]:
-    r"""`a \pm b` as its two values; a text with another number of such signs as it is."""
+    r"""`a \pm b` as its two values, numbers worked out; a text with more such signs as it is."""
     if "\\" not in text or len(_PM.findall(text)) != 1 or bracketed(text):
         return [text]
-    return [_PM.sub(sign, text) for sign in "+-"]
+    return [_added(_PM.sub(sign, text)) for sign in "+-"]
+
+
+def _added(text: str) -> str:
+    """A sum of plain numbers, named or not, as its value; any other text as it is."""
+    name, equals, sum_ = text.rpartition("=")
+    total = expression.value(sum_)
+    return text if total is None else f"{name}{equals}{total}"
 
 
 def bracketed(text: str) -> tuple[str, list[str]] | None:

@@ -46,15 +46,25 @@ _SHORT = {
     "cat", "dog", "boy", "kid", "way", "pie", "mile", "inch", "feet", "foot", "unit", "cent",
     "euro", "yen", "deg", "hour", "year", "week", "pct"
 }  # fmt: skip
+# What makes of a number another one, a part of one, or no answer at all.
 _NO_UNIT = {
-    "half", "halves", "third", "thirds", "quarter", "quarters", "fourth", "fourths", "fifth",
-    "fifths", "sixth", "sixths", "eighth", "eighths", "tenth", "tenths", "hundredth",
-    "hundredths", "thousandth", "thousandths", "squared", "cubed", "factorial", "pi", "root",
-    "over", "plus", "minus", "times", "divided", "by", "not", "or", "and", "to", "mod",
-    "modulo", "negative", "remainder", "than", "less", "more", "x", "thousands", "millions",
-    "billions", "hundreds", "dozens", "twice", "double", "if", "but", "i", "is", "are",
-    "between", "base"
+    "half", "halves", "third", "thirds", "quarter", "quarters", "squared", "cubed", "factorial",
+    "pi", "root", "sqrt", "over", "plus", "minus", "times", "multiplied", "divided", "increased",
+    "decreased", "reduced", "by", "not", "never", "or", "and", "to",
+    "mod", "modulo", "negative", "imaginary", "remainder", "than", "less", "more", "least",
+    "most", "below", "x", "thousands", "millions", "billions", "trillions", "hundreds", "dozens",
+    "quadrillion", "quintillion", "lakh", "lakhs", "crore", "crores",
+    "twice", "double", "doubled", "thrice", "triple", "tripled", "halved", "if", "but", "i", "is",
+    "are", "between", "base", "binary", "octal", "hex", "hexadecimal", "repeating", "recurring",
+    "periodic", "infinity", "infinite", "about", "approximately", "roughly", "almost", "nearly",
+    "zero", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
+    "twelve", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"
 }  # fmt: skip
+_NO_UNIT_ALONE = {"wrong", "incorrect", "false", "score", "gross", "grand"}  # not `3 wrong turns`
+_ORDINAL = re.compile(
+    r"(?:(?:four|fif|six|seven|eigh|nin|ten|eleven|twelf|(?:thir|four|fif|six|seven|eigh|nine)teen"
+    r"|(?:twen|thir|for|fif|six|seven|eigh|nine)tie|hundred|thousand|[a-z]{1,7}illion)ths?)"
+)
 _QUIET = {"unit", "unit^2", "unit^3"}  # "units" says nothing
 
 _PREFIX = re.compile(r"([+-]?)\s*(\\?\$|\\euro|\\pound|\\yen)\s*(?=[\d.+-])")
@@ -131,10 +141,18 @@ def split(text: str, hint: str | None = None) -> tuple[str, str | None, int]:
     first, _, rest = words.partition(" ")
     factor = MULTIPLES.get(first.lower(), 1)
     words = rest if factor > 1 else words
-    if set(re.split(r"[ ./^-]+", words.lower())) & (_NO_UNIT | MULTIPLES.keys()):
+    if _no_unit(words.lower()):
         return text, unit, 1
     stated = _spelling(words + power)
     return amount, unit + stated if unit and (stated or "")[:1] == "/" else unit or stated, factor
+
+
+def _no_unit(words: str) -> bool:
+    """Do they change the number: a multiple, a part (`ninths`), an operation, a doubt?"""
+    return words in _NO_UNIT_ALONE or any(
+        word in _NO_UNIT or word in MULTIPLES or _ORDINAL.fullmatch(word)
+        for word in re.split(r"[ ./^-]+", words)
+    )
 
 
 def _one_text(text: str) -> str:

@@ -88,10 +88,9 @@ def between(content: str, fmt: Format) -> str | None:
 
 
 def read(answer: str, mended: bool) -> float | None:
-    if mended:
-        exact = number(answer)
-        return None if exact is None else float(exact)
+    """None where it is no number or, mended, beyond a float's range."""
+    exact = number(answer) if mended else answer.strip()[:100]
     try:
-        return float(answer.strip()[:100])
-    except ValueError:
+        return None if exact is None else float(exact)
+    except (ValueError, OverflowError):
         return None

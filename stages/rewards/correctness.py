@@ -88,7 +88,9 @@ def closeness(
         if given is None:
             return 0.0
         error = abs(given - wanted) / (abs(wanted) or 1)
-        return float(max(0, 1 - error / tolerance)) if tolerance else float(error == 0)
+        if not tolerance or error >= tolerance:  # an exact error may be too large for a float
+            return float(error == 0)
+        return float(1 - error / tolerance)
 
     return [score(text(c), g) for c, g in zip(completions, gold, strict=True)]
 

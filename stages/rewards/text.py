@@ -15,6 +15,12 @@ MAX_CHARS = 20_000  # of a completion that is looked at; bounds the work on host
 _EQUATION = re.compile(
     rf"(?P<left>[-\d(][-\d+*/(). ]{{0,80}})=\s*(?P<right>{NUMBER})(?![\d.]*\d)", re.ASCII
 )
+# `1. `, `2) `, `- ` before a line's text; `**` around a number or sum, but not in `2**3`
+_MARKS = re.compile(
+    r"^[ \t]*(?:[-*]|\d{1,3}[.)])[ \t]+|(?<![\d)])\*\*(?=[-\d(])|(?<=[\d)])\*\*(?![ \t]*[\d(])",
+    re.ASCII | re.MULTILINE,
+)
+_STARTS = re.compile(r"(?:^|(?<=[\d.)])\s+)(?=[-\d(])", re.ASCII)  # no operator before
 
 
 def text(completion: str | list[dict]) -> str:
@@ -52,8 +58,27 @@ def numbers(content: str) -> list[Fraction]:
 def equations(content: str) -> Iterator[tuple[Fraction | None, Fraction]]:
     """The two sides of each `12 + 4 = 16`; the left one is None where it has no value.
 
-    GSM8K's calculator notes (`<<12+4=16>>16`) count once.
+    GSM8K's calculator notes (`<<12+4=16>>16`) count once; list marks and bold are no part of it.
     """
     plain = re.sub(r"<<[^<>\n]{0,200}>>", "", content[:MAX_CHARS]).translate(SIGNS)
-    for found in _EQUATION.finditer(re.sub(r"(?<=\d),(?=\d{3})", "", plain)):
-        yield value(found["left"]), Fraction(found["right"])
+    plain = re.sub(r"(?<=\d),(?=\d{3})", "", _MARKS.sub("", plain))
+    for found in _EQUATION.finditer(plain):
+        yield left_value(found["left"]), Fraction(found["right"])
+
+
+def left_value(run: str) -> Fraction | None:
+    """The value of the longest end of a run of arithmetic; a number before it is another text's.
+
+    No end begins behind an operator: `1/0+3` has no value, though 3 has.
+
+    >>> left_value("2 3+4"), left_value("3 (3+4"), left_value("1/0+3")
+    (Fraction(7, 1), Fraction(7, 1), None)
+    """
+    for start in _STARTS.finditer(run):
+        end = run[start.end() :]
+        unclosed = end.count("(") - end.count(")")
+        if unclosed > 0 and end.startswith("(" * unclosed):
+            end = end[unclosed:]
+        if (found := value(end)) is not None:
+            return found
+    return None

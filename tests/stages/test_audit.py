@@ -34,7 +34,15 @@ def test_correctness_pays_every_gold_and_no_probe():
     found = faults(correctness={}, format={"weight": 0.1})
     assert found["full_score"] == 1.1
     assert (found["false_negatives"], found["false_positives"]) == (0, 0)
-    assert found["probes"] == 7 * 4 + 3 + 1, "numbers around three golds, another unit for one"
+    assert found["probes"] == 7 * 4 + 2 * 3 + 1, (
+        "numbers around three golds and a sum of each, another unit for one"
+    )
+
+
+def test_a_sum_is_probed_only_where_a_number_is_asked_for():
+    assert "<answer>6+1</answer>" in audit.unevaluated(ROWS[0], FMT)
+    assert audit.unevaluated({**ROWS[0], "numbers": [6, 1]}, FMT) is None
+    assert audit.unevaluated({**ROWS[0], "gold": "A"}, FMT) is None
 
 
 def test_a_reward_for_the_format_alone_pays_wrong_answers():

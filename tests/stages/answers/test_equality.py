@@ -76,7 +76,8 @@ def test_a_unit_survives_restyling_and_no_other_unit_is_accepted(amounts, units,
     assert equal(gold, amount) and not equal(gold, wrong)
 
 
-ATOMS = st.sampled_from(["x", "2", "5", r"\sqrt{2}", r"\pi", "y", r"\frac{1}{3}", "a^2"])
+# No plain number: what is left to add up is not equal to one, though its value is.
+ATOMS = st.sampled_from(["x", "2x", "5y", r"\sqrt{2}", r"\pi", "y", r"\frac{x}{3}", "a^2"])
 EXPRESSIONS = st.recursive(
     ATOMS,
     lambda inner: (
@@ -139,8 +140,16 @@ EQUAL = [
     (r"(-\infty, -1] \cup [5, \infty)", r"x \le -1 \text{ or } x \ge 5"),
     (r"(-\infty, -1] \cup [5, \infty)", "5 <= t or t <= -1"),
     (r"(-\infty, -1] \cup [5, \infty)", "(-inf, -1] U [5, inf)"),
-    ("3,628,799", "10!-1"), ("1,080", "1000+80"), ("0.25", r"\frac{\sqrt{4}}{8}"),
+    ("3,628,799", "10!-1"), ("0.25", r"\frac{\sqrt{4}}{8}"),
     (r"\sqrt{10}", "√10"), (r"\sqrt{10}", "sqrt10"), (r"\sqrt{10}", r"\sqrt10"),
+    ("5", "5 months"), ("5", "5 teeth"), ("5", "5 widths"), ("5", "5 square feet"),
+    ("5", "5 quarts"), ("5", "5 scores"), ("5", "5 wrong turns"), ("5", "5 seconds"),
+    ("300000", r"3 \times 10^5"), ("300000", "3*10^5"), ("1024", "2^{10}"), ("8", r"\sqrt{64}"),
+    ("1/8", "2^{-3}"), ("7/3", r"2\frac{1}{3}"), ("72", "144 ÷ 2"), ("10", r"\binom{5}{2}"),
+    ("5", "|-5|"), ("3-1", "3 – 1"), ("08/10/2020", "8/10/2020"), ("5-10 km", "5-10"),
+    ("1, 5", r"x = 3 \pm 2"), ("3+2i", "2i+3"),
+    ("xy", "yx"), ("2ab", "2ba"), ("x y z", "z y x"), ("abc", "a*c*b"), ("3AB", r"3 A \cdot B"),
+    ("a^2b", "aab"), ("ABC", "A B C"), ("Co", "Co."),
 ]  # fmt: skip
 
 # What graders in use accept for the gold on the left, and other near misses.
@@ -182,6 +191,16 @@ UNEQUAL = [
     (r"(-\infty, -1] \cup [5, \infty)", r"x \ge -1 \text{ or } x \le 5"),
     (r"(-\infty, -1] \cup [5, \infty)", r"x \le -1 \text{ or } y \ge 5"),
     ("3,628,799", "10!"), ("3,628,799", "10!+1"), ("720", "3!!"), ("0", "√10"), ("0", r"\sqrt10"),
+    ("3-1", "5-3"), ("10-8", "12-10"), ("5-10", "-5"), ("555-1234", "-679"),
+    ("8/10/2020", "1/2525"), ("3-1", "2"), ("3-1", "1-3"), ("2020-08-10", "2020-10-08"),
+    ("5-10 km", "-5 km"), ("3-1", "(5-3)"), ("1, 5", r"3 \pm 3"),
+    ("5", "5 sevenths"), ("5", "5 ninths"), ("5", "5 millionths"), ("5", "5 eleventh"),
+    ("5", r"5 \text{ twenty-fifths}"), ("5", "5 fortieths"), ("0.3", "0.3 repeating"),
+    ("5", "5 degrees below zero"), ("2", "2 sqrt"), ("2", "2 infinity"), ("100", "100 binary"),
+    ("3", "3 lakh"), ("2", "2 score"), ("3", "3 wrong"), ("5", "5 quadrillion"), ("5", "5 seven"),
+    ("ABC", "CBA"), ("CAB", "ABC"), ("was", "saw"), ("UGA", "AUG"), ("DNA", "AND"), ("4B", "B4"),
+    ("B12", "12B"), ("Co", "oC"), ("A B C", "C B A"), ("the cat", "cat the"), ("7AB", "7BA"),
+    (r"\text{UGA}", "AUG"), ("x = ABC", "BCA"), ("(AB, C)", "(BA, C)"),
 ]  # fmt: skip
 
 
@@ -205,6 +224,21 @@ def test_an_answer_may_number_the_roots_or_say_less_of_the_unit_than_the_gold(go
     assert equal(gold, answer) and not equal(answer, gold)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    ["48+24", "x = 48+24", "(48+24)", r"\frac{48+24}{1}", "48 + 24 apples", r"2 \times 36", "2·36",
+     "2 * 36", "2(36)", "(2)(36)", "96-24", "48--24", r"\sqrt{(48+24)^2}", "{48}+{24}", "48.+24.",
+     r"48^{1}+24^{1}", "0x+72", "x+72-x", r"0\pi+72", "|48|+24", r"\frac{48}{1}+24"],
+)  # fmt: skip
+def test_what_is_left_to_work_out_is_no_number(answer):
+    assert not equal("72", answer) and not equal(r"72 \text{ apples}", answer)
+
+
+@pytest.mark.parametrize("gold", ["48+24", r"2^3 \cdot 9", "2(36)", "10^2 - 28"])
+def test_a_gold_may_be_an_expression_worked_out_by_the_answer(gold):
+    assert equal(gold, "72") and not equal(gold, "73")
+
+
 def test_no_answer_is_wrong():
     assert not equal("5", None)
 
@@ -226,6 +260,7 @@ def test_an_option_by_letter_by_text_or_by_both(answer):
         assert equal("B", answer, options=options) and equal("22", answer, options=options)
         assert not equal("A", answer, options=options) and not equal("21", answer, options=options)
     assert not equal("B", "B) 21", options=["21", "22"])
+    assert not equal("B", "B) CAB", options=["ABC", "BCA", "CAB"])
     assert not equal("B", "D", options=["21", "22"])
 
 

@@ -53,6 +53,12 @@ def test_not_compliant(text):
         ("<think>x</think><answer>5</answer><answer>6</answer>", None),
         ("<think>x</think><answer>5</answer><answer>5</answer>", "5"),
         ("<think>x</think><answer>5", None),
+        ("<think>x</think><answer>4</answer></think><answer>5</answer>", None),
+        ("x</think><answer>4</answer></think><answer>5</answer>", None),
+        ("<think>x</think><answer>5</answer></think>", "5"),
+        ("x <answer>4</answer></think><answer>5</answer>", "5"),
+        ("<think>x</think>hm<think>y <answer>4</answer></think><answer>5</answer>", "5"),
+        ("<think>x<think>y</think> <answer>4</answer></think><answer>5</answer>", "5"),
         ("5", None),
     ],
 )

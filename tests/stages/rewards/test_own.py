@@ -52,7 +52,8 @@ def test_correctness(completion, options, wanted):
 @pytest.mark.parametrize(
     ("answer", "gold", "wanted"),
     [("100", "100", 1.0), ("95", "100", 0.5), ("90", "100", 0.0), ("-100", "100", 0.0),
-     ("0.05", "0", 0.5), ("many", "100", 0.0), ("5", "Paris", None)],
+     ("0.05", "0", 0.5), ("many", "100", 0.0), ("5", "Paris", None), ("1e400", "5", 0.0),
+     ("-999999^64", "5", 0.0), ("5", "1e-400", 0.0), ("5", "1e400", 0.0), ("1e400", "1e400", 1.0)],
 )  # fmt: skip
 def test_closeness(answer, gold, wanted):
     assert score("closeness", answered(answer), gold) == pytest.approx(wanted)
@@ -175,6 +176,17 @@ def test_the_cookbooks_fault_with_commas_is_kept_and_can_be_mended():
     assert score("check_answer_correctness", completion, "1,080", RECIPE) == -0.5
     mended = {"mended": True}
     assert score("check_answer_correctness", completion, "1,080", RECIPE, mended) == 3.0
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"),
+    [("1e400", "5"), ("-999999^64", "5"), ("5", "1e400"), ("5", "1e-400"), ("1e300", "1e-300")],
+)
+def test_numbers_beyond_a_float_are_no_crash_but_wrong(answer, gold):
+    for mended in (False, True):
+        options, completion = {"mended": mended}, answered(answer, fmt=RECIPE)
+        assert score("check_answer_correctness", completion, gold, RECIPE, options) == -0.5
+        assert score("check_numbers_extraction", completion, gold, RECIPE, options) == 0.0
 
 
 def test_golds_that_the_cookbooks_number_reward_can_never_pay(real_data):

@@ -1,3 +1,4 @@
+import time
 from fractions import Fraction
 
 import pytest
@@ -40,6 +41,15 @@ def test_value(expression, wanted):
         ("1,000 + 1 = 1,001", [(1001, 1001)]),
         ("2+2=5", [(4, 5)]),
         ("x = 5 and y=z", []),
+        ("1. 3+4=7\n2. 7+2=9", [(7, 7), (9, 9)]),
+        ("1) 3+4=7\n 10) 7+2=9", [(7, 7), (9, 9)]),
+        ("- 3+4=7\n* 7+2=9", [(7, 7), (9, 9)]),
+        ("3+4 = **7**\n**7+2** = 9\n**9-(1) = 8**", [(7, 7), (9, 9), (8, 8)]),
+        ("He has 3 (3+4=7), then 2 ((1+1)=2)", [(7, 7), (2, 2)]),
+        ("On day 2 3+4=7, on day 3. 7+2=9", [(7, 7), (9, 9)]),
+        ("-3+4=1", [(1, 1)]),
+        ("1. 3+4=8, on day 2 3+4=6", [(7, 8), (7, 6)]),
+        ("2**3=3, 2 ** 3 = 3, 1/0+3=3, 5*(3=3, 2+ 3=3", [(None, 3)] * 4 + [(5, 3)]),
         ("12 16 13", []),
     ],
 )
@@ -62,3 +72,7 @@ def test_a_huge_completion_costs_no_more_than_its_head():
     hostile = "1+" * 500_000 + "=" + "(" * 500_000
     assert len(list(equations(hostile))) < MAX_CHARS
     assert len(numbers("1 " * 500_000)) <= MAX_CHARS
+    for line in ("1 " * 40 + "=1\n", "(" * 80 + "=1\n", "\n", " \t", "**", "1. "):
+        began = time.perf_counter()
+        assert len(list(equations(line * 20_000))) < MAX_CHARS
+        assert time.perf_counter() - began < 2, line
