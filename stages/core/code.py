@@ -18,7 +18,14 @@ from stages.sandbox import Asserts, Limits, Pairs, SandboxError, Verdict, run_ma
 MAX_CODE = 50_000  # characters
 SECONDS = 10.0  # wall time for all tests of one program
 KEPT = 20_000  # verdicts remembered; training, its log and evaluation ask for the same ones
-_FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
+# Python's blocks, named so (python3, Python 3, {.python}) or not at all. Other blocks and inline code
+# are matched, too: their ends would else open a block of the prose that follows.
+_FENCE = re.compile(
+    r"```[ \t]*(?:\{?\.?(?:python|py)[\d.]*(?!\w)[^\n`]*)?\r?\n(?P<python>.*?)```"
+    r"|```[\w+#-]+[ \t]*\r?\n.*?```"
+    r"|```[^\n`]+```",
+    re.DOTALL | re.IGNORECASE,
+)
 _verdicts: OrderedDict[tuple, Verdict] = OrderedDict()
 _lock = Lock()
 
@@ -32,7 +39,8 @@ SHAPES = (
 def program(completion: str, fmt: Format) -> str | None:
     """The code of a completion: the last fenced block of its answer, or the answer as it stands.
 
-    Without an answer block, the last fenced block behind the thinking. None where there is none.
+    A block that names another language is none. Without an answer block, the last fenced block
+    behind the thinking. None where there is none.
     """
     answer = fmt.content(completion)
     bare = answer is not None
@@ -40,7 +48,8 @@ def program(completion: str, fmt: Format) -> str | None:
         if fmt.answer_open and fmt.answer_open in completion:
             return None  # an answer that never ends, or two that differ
         answer = fmt.after_thinking(completion) or ""
-    blocks = _FENCE.findall(answer[-2 * MAX_CODE :])
+    fences = _FENCE.finditer(answer[-2 * MAX_CODE :])
+    blocks = [fence["python"] for fence in fences if fence["python"] is not None]
     found = blocks[-1] if blocks else answer if bare else ""
     return found if found.strip() and len(found) <= MAX_CODE else None
 

@@ -1,5 +1,7 @@
 """The code of a completion and its tests, in the real sandbox."""
 
+import time
+
 import pytest
 
 from stages.answers.format import Format
@@ -27,6 +29,32 @@ RIGHT, WRONG = "def double(n): return 2 * n", "def double(n): return n * n + 1"
 )
 def test_the_code_of_a_completion(completion, wanted):
     assert program(completion, FMT) == wanted
+
+
+@pytest.mark.parametrize(
+    "name", ["", "python", "py", "python3", "Python 3", "py3", "python3.11", "{.python}",
+             "{.python .numberLines}", " python", 'python title="a.py"']
+)  # fmt: skip
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_fence_names_python_in_many_ways(name, end):
+    blocks = [f"```{name}", "first", "```", "for example:", f"```{name}", "last", "```"]
+    assert program(FMT.render(end.join(blocks), "w"), FMT) == f"last{end}"
+
+
+@pytest.mark.parametrize(
+    "other",
+    ["```text\n5\n```", "```json\r\n{}\r\n```", "or ```5``` alone", "```c++\n5\n```\nthat"],
+)
+def test_a_fence_of_something_else_is_not_run(other):
+    answer = f"```text\n5\n```\nor ```5```\n```py\na\n```\n{other}"
+    assert program(FMT.render(answer, "w"), FMT) == "a\n"
+
+
+@pytest.mark.parametrize("part", [" ", "\t", "{", "`", "py", "```py ", "```a\n", "``` "])
+def test_hostile_fences_cost_little(part):
+    started = time.process_time()
+    program(FMT.render("```" + part * (90_000 // len(part)), "w"), FMT)
+    assert time.process_time() - started < 2
 
 
 def test_code_without_answer_tags_is_the_last_fenced_block():
