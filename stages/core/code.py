@@ -18,8 +18,8 @@ from stages.sandbox import Asserts, Limits, Pairs, SandboxError, Verdict, run_ma
 MAX_CODE = 50_000  # characters
 SECONDS = 10.0  # wall time for all tests of one program
 KEPT = 20_000  # verdicts remembered; training, its log and evaluation ask for the same ones
-# Python's blocks, named so (python3, Python 3, {.python}) or not at all. Other blocks and inline code
-# are matched, too: their ends would else open a block of the prose that follows.
+# Python's blocks, named so (python3, Python 3, {.python}) or not at all. Other blocks and inline
+# code are matched, too: their ends would else open a block of the prose that follows.
 _FENCE = re.compile(
     r"```[ \t]*(?:\{?\.?(?:python|py)[\d.]*(?!\w)[^\n`]*)?\r?\n(?P<python>.*?)```"
     r"|```[\w+#-]+[ \t]*\r?\n.*?```"

@@ -12,6 +12,7 @@ MUTABLE = (list, dict, set, bytearray)
 
 def run_program(code: str) -> None:
     """A whole program: its stdin and stdout are the pipes themselves."""
+    builtins.exit = builtins.quit = sys.exit  # programs use them; -S leaves out what sets them
     nowhere = os.open("/dev/null", os.O_WRONLY)
     os.dup2(nowhere, 2)
     os.close(nowhere)

@@ -145,6 +145,19 @@ def test_pairs():
     assert verdict == Verdict(2, 4, "test 3: it ended with exit code 1")
 
 
+@pytest.mark.parametrize("leave", ["exit", "quit", "import sys; sys.exit"])
+def test_a_program_may_end_early(leave):
+    code = f"print(input())\n{leave}({{}})\nprint(0)"
+    pairs = Pairs((("2\n", "2"),))
+    assert run_tests(code.format(""), pairs) == Verdict(1, 1, "")
+    assert run_tests(code.format(1), pairs) == Verdict(0, 1, "test 1: it ended with exit code 1")
+
+
+@pytest.mark.parametrize("code", ["exit()", "def f(): exit()", "def f(): raise SystemExit"])
+def test_a_function_that_ends_the_program_passes_nothing(code):
+    assert passed(code, "f()", "try: f()\nexcept SystemExit: pass") == 0
+
+
 def test_pairs_with_much_input_and_output():
     text = "".join(f"{number}\n" for number in range(50_000))
     code = "import sys\nfor line in sys.stdin: print(line, end='')"
