@@ -55,6 +55,12 @@ def test_arguments_changed_in_place():
     assert passed(code, "a, b, c = [2, 1], {}, set(); f(a, b, c)\nassert (a, b, c) == ([1, 2], {1: 2}, {3})") == 1  # fmt: skip  # noqa: E501
 
 
+def test_keyword_arguments_changed_in_place():
+    code = "def f(n, xs=None, **more): xs.sort(); more['seen'].add(n)"
+    test = "xs, seen = [2, 1], set(); f(3, seen=seen, xs=xs)\nassert (xs, seen) == ([1, 2], {3})"
+    assert passed(code, test) == 1
+
+
 def test_generator_stays_one():
     assert passed("def f(): yield from (1, 2)", "assert list(f()) == [1, 2]", "assert f() != [1, 2]") == 2  # fmt: skip  # noqa: E501
 
