@@ -26,6 +26,7 @@ _FENCE = re.compile(
     r"|```[^\n`]+```",
     re.DOTALL | re.IGNORECASE,
 )
+_DEF = re.compile(r"\s*(?:async\s+)?def\s+(\w+)")
 _verdicts: OrderedDict[tuple, Verdict] = OrderedDict()
 _lock = Lock()
 
@@ -83,11 +84,18 @@ def is_pair(test: Any) -> bool:
 
 
 def as_job(code: str, tests: dict) -> tuple[str, Asserts | Pairs]:
-    """What the sandbox runs. A prefix (HumanEval's prompt) completes a bare function body."""
+    """What the sandbox runs. A prefix (HumanEval's prompt) completes a bare function body.
+
+    Other code, the whole function among it, starts at the margin.
+    """
+    prefix = tests.get("prefix", "")
+    defined = _DEF.match(code)
+    if not prefix or (defined and defined[1] in _DEF.findall(prefix)):
+        code = code.lstrip()
     if "inputs" in tests:
         return code, Pairs(tuple(zip(tests["inputs"], tests["outputs"], strict=True)))
     asserts = Asserts(tuple(tests["asserts"]), tests.get("setup", ""), tests.get("entry_point", ""))
-    return tests.get("prefix", "") + code, asserts
+    return prefix + code, asserts
 
 
 def run(

@@ -93,7 +93,19 @@ def test_what_was_judged_is_not_run_again():
     assert all(a is b for a, b in zip(first, code.run(jobs), strict=True))
 
 
-def test_a_bare_function_body_is_completed_by_its_prefix():
+@pytest.mark.parametrize(
+    "answer",
+    ["    return 2 * n", "\n    if n:\n        return 2 * n\n    return 0\n", RIGHT, f" {RIGHT}",
+     f"\n    {RIGHT}\n", "    def twice(k):\n        return 2 * k\n    return twice(n)",
+     "    import math\n    return math.prod((2, n))", "```\n    return 2 * n\n```"],
+)  # fmt: skip
+def test_a_bare_function_body_is_completed_by_its_prefix(answer):
     prompt = 'def double(n):\n    """Twice n."""\n'
     tests = {"asserts": ASSERTS, "prefix": prompt, "entry_point": "double"}
-    assert [v.score for v in code.run([("    return 2 * n", tests), (RIGHT, tests)])] == [1.0, 1.0]
+    found = program(FMT.render(answer, "w"), FMT)
+    assert [v.score for v in code.run([(found, tests)])] == [1.0]
+
+
+@pytest.mark.parametrize("answer", [f" {RIGHT}", f"\n    {RIGHT}\n", f"  n = 0\n{RIGHT}"])
+def test_code_without_a_prefix_starts_at_the_margin(answer):
+    assert code.run([(program(FMT.render(answer, "w"), FMT), ASSERTS)])[0].score == 1.0
