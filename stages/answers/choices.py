@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 
 _LETTER = re.compile(r"\(?([A-Za-z])(?:\)|\.|:|\)\.)?")
 _WITH_TEXT = re.compile(r"\(?([A-Za-z])(?:\)\.?|[.:])\s*(.+)", re.DOTALL)
+# `A.M.` and `B.C.` begin with no letter of an option
+_OWN = re.compile(r"\(?([A-Za-z])(?:\)\.?|[.:](?![^\W\d_]))\s*(.+)", re.DOTALL)
 
 
 def resolved(text: str, options: Sequence[str], equal: Callable[[str, str], bool]) -> int | None:
@@ -20,10 +22,15 @@ def resolved(text: str, options: Sequence[str], equal: Callable[[str, str], bool
     >>> resolved("B) 21", ["21", "22"], str.__eq__) is None
     True
     """
-    texts = [own_text(option, place) for place, option in enumerate(options)]
+    texts = own_texts(options)
     if match := _LETTER.fullmatch(text.strip()):
         place = ord(match[1].upper()) - ord("A")
-        return place if place < len(texts) else None
+        if place < len(texts):
+            return place
+    whole = text.strip().rstrip(".")  # before `A.M.` is read as option A
+    exact = [place for place, option in enumerate(texts) if option.rstrip(".") == whole]
+    if len(exact) == 1:
+        return exact[0]
     if match := _WITH_TEXT.fullmatch(text.strip()):
         place = ord(match[1].upper()) - ord("A")
         if place < len(texts):
@@ -32,11 +39,14 @@ def resolved(text: str, options: Sequence[str], equal: Callable[[str, str], bool
     return meant[0] if len(meant) == 1 else None
 
 
-def own_text(option: str, place: int) -> str:
-    """An option without its own letter.
+def own_texts(options: Sequence[str]) -> list[str]:
+    """Options without their own letters, where every one carries its own.
 
-    >>> own_text("B)22", 1), own_text("(B) 22", 1), own_text("22", 1)
-    ('22', '22', '22')
+    >>> own_texts(["A)21", "B)22"]), own_texts(["A. Lincoln", "G. Washington"])
+    (['21', '22'], ['A. Lincoln', 'G. Washington'])
     """
-    match = _WITH_TEXT.fullmatch(option.strip())
-    return match[2] if match and match[1].upper() == chr(ord("A") + place) else option
+    bare = [option.strip() for option in options]
+    found = [_OWN.fullmatch(option) for option in bare]
+    if all(m and ord(m[1].upper()) == ord("A") + place for place, m in enumerate(found)):
+        return [match[2] for match in found]
+    return bare

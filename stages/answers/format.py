@@ -7,6 +7,7 @@ from functools import cached_property
 from stages.answers.find import MAX_ANSWER, MAX_TEXT, final_answer, last_box, unboxed
 
 BOX = r"\boxed{"
+_BLANK_LINES = re.compile(r"\A\s*\n")
 
 
 @dataclass(frozen=True)
@@ -125,10 +126,12 @@ class Format:
         '5'
         """
         found = self.content(text)
-        return found if found is not None and len(found) <= MAX_ANSWER else None
+        if found is None or len(found.strip()) > MAX_ANSWER:
+            return None
+        return found.strip()
 
     def content(self, text: str) -> str | None:
-        """As `answer`, of any length: an answer that is a program has more than one line."""
+        """As `answer`, of any length and with its indent: it may be a program, or a part of one."""
         text = self.after_thinking(text)
         if text is None:
             return None
@@ -138,9 +141,21 @@ class Format:
 
     def _tagged(self, text: str) -> str | None:
         """The one content of all closed answer blocks in the last `MAX_TEXT` characters."""
-        blocks = set()
+        blocks = {}
         for part in text[-MAX_TEXT:].split(self.answer_open)[1:]:
             content, closed, _ = part.partition(self.answer_close or "\n")
             if closed or not self.answer_close:
-                blocks.add(unboxed(content.strip()))
-        return blocks.pop() if len(blocks) == 1 else None
+                bare = content.strip()
+                answer = unboxed(bare)
+                blocks[answer] = indented(content) if answer == bare else answer
+        return next(iter(blocks.values())) if len(blocks) == 1 else None
+
+
+def indented(content: str) -> str:
+    r"""Without blank lines; the first line's indent stays, which a single space is not.
+
+    >>> indented("\n    return 1\n"), indented(" 5 ")
+    ('    return 1', '5')
+    """
+    kept = _BLANK_LINES.sub("", content.rstrip())
+    return kept if kept[:2].isspace() or kept[:1] == "\t" else kept.strip()

@@ -18,7 +18,15 @@ from stages.sandbox import Asserts, Limits, Pairs, SandboxError, Verdict, run_ma
 MAX_CODE = 50_000  # characters
 SECONDS = 10.0  # wall time for all tests of one program
 KEPT = 20_000  # verdicts remembered; training, its log and evaluation ask for the same ones
-_FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
+# Python's blocks, named so (python3, Python 3, {.python}) or not at all. Other blocks and inline
+# code are matched, too: their ends would else open a block of the prose that follows.
+_FENCE = re.compile(
+    r"```[ \t]*(?:\{?\.?(?:python|py)[\d.]*(?!\w)[^\n`]*)?\r?\n(?P<python>.*?)```"
+    r"|```[\w+#-]+[ \t]*\r?\n.*?```"
+    r"|```[^\n`]+```",
+    re.DOTALL | re.IGNORECASE,
+)
+_DEF = re.compile(r"\s*(?:async\s+)?def\s+(\w+)")
 _verdicts: OrderedDict[tuple, Verdict] = OrderedDict()
 _lock = Lock()
 
@@ -32,7 +40,8 @@ SHAPES = (
 def program(completion: str, fmt: Format) -> str | None:
     """The code of a completion: the last fenced block of its answer, or the answer as it stands.
 
-    Without an answer block, the last fenced block behind the thinking. None where there is none.
+    A block that names another language is none. Without an answer block, the last fenced block
+    behind the thinking. None where there is none.
     """
     answer = fmt.content(completion)
     bare = answer is not None
@@ -40,7 +49,8 @@ def program(completion: str, fmt: Format) -> str | None:
         if fmt.answer_open and fmt.answer_open in completion:
             return None  # an answer that never ends, or two that differ
         answer = fmt.after_thinking(completion) or ""
-    blocks = _FENCE.findall(answer[-2 * MAX_CODE :])
+    fences = _FENCE.finditer(answer[-2 * MAX_CODE :])
+    blocks = [fence["python"] for fence in fences if fence["python"] is not None]
     found = blocks[-1] if blocks else answer if bare else ""
     return found if found.strip() and len(found) <= MAX_CODE else None
 
@@ -74,11 +84,18 @@ def is_pair(test: Any) -> bool:
 
 
 def as_job(code: str, tests: dict) -> tuple[str, Asserts | Pairs]:
-    """What the sandbox runs. A prefix (HumanEval's prompt) completes a bare function body."""
+    """What the sandbox runs. A prefix (HumanEval's prompt) completes a bare function body.
+
+    Other code, the whole function among it, starts at the margin.
+    """
+    prefix = tests.get("prefix", "")
+    defined = _DEF.match(code)
+    if not prefix or (defined and defined[1] in _DEF.findall(prefix)):
+        code = code.lstrip()
     if "inputs" in tests:
         return code, Pairs(tuple(zip(tests["inputs"], tests["outputs"], strict=True)))
     asserts = Asserts(tuple(tests["asserts"]), tests.get("setup", ""), tests.get("entry_point", ""))
-    return tests.get("prefix", "") + code, asserts
+    return prefix + code, asserts
 
 
 def run(

@@ -55,6 +55,8 @@ class Section(BaseModel):
 
 
 GENERATED = ("arithmetic", "countdown", "functions")
+# the steps of a problem; of a puzzle the numbers: with more, few attempts stay within its bounds
+LEVELS = {"arithmetic": "123", "countdown": "23456", "functions": "123"}
 Name = Literal[
     "arithmetic", "countdown", "functions", "gsm8k", "math", "aqua", "arc", "logiqa", "humaneval",
     "mbpp", "apps", "code_contests", "rows", "mix",
@@ -419,10 +421,12 @@ class Params(Section):
     def cross_field(self) -> "Params":
         for check in (
             mixtures_have_parts,
+            mixtures_leave_reading_to_their_parts,
             tasks_have_data,
             endless_tasks_have_counts,
             demonstrations_are_there,
             a_search_is_countdowns,
+            made_levels_are_known,
             local_sources_are_watched,
             made_models_have_a_shape,
             tags_differ,
@@ -456,6 +460,17 @@ def mixtures_have_parts(p: Params) -> None:
         if part.name == "mix":
             raise ValueError(
                 f"task.of.{name}: a mixture mixes tasks, not mixtures: name its parts here"
+            )
+
+
+def mixtures_leave_reading_to_their_parts(p: Params) -> None:
+    parts = ", ".join(f"task.of.{name}" for name in p.task.of)
+    for name in ("source", "revision", "config", "splits", "fields", "levels", "topics", "percent",
+                 "tries"):  # fmt: skip
+        if p.task.of and getattr(p.task, name) != Task.model_fields[name].default:
+            raise ValueError(
+                f"task.{name}: the parts of a mixture do not take it from there: give it to those "
+                f"that it is meant for ({parts})"
             )
 
 
@@ -513,6 +528,19 @@ def a_search_is_countdowns(p: Params) -> None:
             raise ValueError(
                 f"{name}.tries: demonstrations of {part.name} show one attempt, those of countdown "
                 "alone can show more: take it out"
+            )
+
+
+def made_levels_are_known(p: Params) -> None:
+    for path, part in named_parts(p.task):
+        if part.name not in GENERATED:
+            continue  # what levels its rows have shows when they are read
+        if part.topics:
+            raise ValueError(f"{path}.topics: problems of {part.name} have none: take it out")
+        if unknown := [level for level in part.levels if level not in tuple(LEVELS[part.name])]:
+            raise ValueError(
+                f"{path}.levels: {part.name} makes no problem of {', '.join(unknown)}: name some "
+                f"of {', '.join(LEVELS[part.name])}, or none"
             )
 
 

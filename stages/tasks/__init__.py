@@ -9,7 +9,7 @@ from typing import Any
 from stages.core.errors import UserError
 from stages.core.params import GENERATED, OutputFormat, Source
 from stages.tasks import arithmetic, choice, code, countdown, functions, gsm8k, math, rows
-from stages.tasks.problem import Problem
+from stages.tasks.problem import Problem, encodable
 from stages.tasks.source import place, splits
 
 MAKERS = {"arithmetic": arithmetic, "countdown": countdown, "functions": functions}
@@ -48,9 +48,9 @@ def problems(rows: Iterable[dict], split: str, task: Source) -> Iterator[Problem
 
 def read(row: dict, place: str, task: Source) -> Problem:
     """One raw row of a task as a problem."""
-    if task.name == "rows":
-        return rows.read(row, place, task.fields)
-    return READERS[task.name][0](row, place)
+    own = task.name == "rows"
+    problem = rows.read(row, place, task.fields) if own else READERS[task.name][0](row, place)
+    return encodable(problem, place)
 
 
 def chosen(problems: Iterable[Problem], task: Source) -> Iterator[Problem]:

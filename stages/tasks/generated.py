@@ -58,6 +58,15 @@ def distinct(
     )
 
 
+def of_levels(make: Make, levels: list[str]) -> Make:
+    def some(rng: random.Random) -> Problem:
+        while (made := make(rng)).level not in levels:
+            pass
+        return made
+
+    return some
+
+
 def load(
     make: Make,
     key: Key,
@@ -74,7 +83,8 @@ def load(
     """
 
     def some(name: str, parts: frozenset[int], once: Key, count: int) -> Iterator[Problem]:
-        made = distinct(make, key, random.Random(f"{name} {seed}"), parts, once)
+        wanted = of_levels(make, task.levels) if task.levels else make
+        made = distinct(wanted, key, random.Random(f"{name} {seed}"), parts, once)
         return islice(made, count)
 
     parts = training(test) - DEV if task.dev else training(test)

@@ -1,5 +1,6 @@
 """A problem, whatever task it comes from, and reading one's fields from a raw row."""
 
+import json
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,20 @@ class Problem:
 def wrong(place: str, what: str) -> UserError:
     """The error of a row that will not do."""
     return UserError(f"{place}: {what}: mend the row, or take it out")
+
+
+def encodable(problem: Problem, place: str) -> Problem:
+    r"""A problem as it is.
+
+    Raises:
+        UserError: half a character stands in it (`"\ud800"`), as JSON allows; names the row.
+    """
+    try:
+        json.dumps(vars(problem), ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start].encode("ascii", "backslashreplace").decode()
+        raise wrong(place, f"{half} is half a character, which UTF-8 cannot hold") from None
+    return problem
 
 
 def text_of(row: dict, names: tuple[str, ...], place: str) -> str:

@@ -19,6 +19,7 @@
 import string
 from typing import Any
 
+from stages.answers.choices import own_texts
 from stages.core import code
 from stages.core.errors import UserError
 from stages.tasks.problem import Problem, maybe, text_of, texts_of, wrong
@@ -86,7 +87,7 @@ def choice(
     letters = string.ascii_uppercase[: len(options)]
     if len(options) > len(letters):
         raise wrong(place, f"{len(options)} options, but letters for {len(letters)}")
-    bare = [own_text(option, letter) for option, letter in zip(options, letters, strict=False)]
+    bare = own_texts(options)
     if right.strip().upper() in list(letters):
         gold = right.strip().upper()
     elif right.isdecimal() and int(right) < len(letters) and right not in bare:
@@ -97,11 +98,3 @@ def choice(
         raise wrong(place, f"the answer {right!r} is none of the {len(options)} options")
     lines = [f"{letter}) {text}" for letter, text in zip(letters, bare, strict=True)]
     return Problem("\n".join([question, *lines]), gold, options=bare, **about)
-
-
-def own_text(option: str, letter: str) -> str:
-    """An option without its own letter: `A)21` -> `21`."""
-    for start in (f"{letter})", f"({letter})", f"{letter}.", f"{letter}:"):
-        if option.startswith(start):
-            return option[len(start) :].strip()
-    return option.strip()

@@ -7,11 +7,10 @@ import types
 
 from . import channel, values
 
-MUTABLE = (list, dict, set, bytearray)
-
 
 def run_program(code: str) -> None:
     """A whole program: its stdin and stdout are the pipes themselves."""
+    builtins.exit = builtins.quit = sys.exit  # programs use them; -S leaves out what sets them
     nowhere = os.open("/dev/null", os.O_WRONLY)
     os.dup2(nowhere, 2)
     os.close(nowhere)
@@ -43,22 +42,24 @@ def answer(names: dict, request: bytes) -> bytes:
     """The result, with the arguments that the call changed in place; or the exception."""
     try:
         name, arguments, keywords = values.load(request)
-        before = [values.pack(item) if isinstance(item, MUTABLE) else None for item in arguments]
+        given = dict(enumerate(arguments)) | keywords
+        before = {key: values.pack(item) for key, item in given.items() if mutable(item)}
         result = names[name](*arguments, **keywords)
     except BaseException as error:
         return values.dump({"raised": describe(error)})
     try:
-        return values.dump({"value": result, "changed": changed(arguments, before)})
+        return values.dump({"value": result, "changed": changed(given, before)})
     except BaseException as error:
         return values.dump({"unfit": f"the returned value: {type(error).__name__}: {error}"[:300]})
 
 
-def changed(arguments: list, before: list) -> dict:
-    return {
-        index: item
-        for index, item in enumerate(arguments)
-        if isinstance(item, MUTABLE) and values.pack(item) != before[index]
-    }
+def mutable(item: object) -> bool:
+    return isinstance(item, (list, dict, set, bytearray))
+
+
+def changed(given: dict, before: dict) -> dict:
+    """By position or keyword, what is no longer as it was packed before the call."""
+    return {key: given[key] for key, packed in before.items() if values.pack(given[key]) != packed}
 
 
 def describe(error: BaseException) -> tuple:

@@ -36,14 +36,19 @@ class Link:
         reply = channel.receive(self.inlet)
         if reply[:1] == b"G":
             self.fail(reply[1:].decode())
-        return self.take(reply[1:], arguments)
+        return self.take(reply[1:], dict(enumerate(arguments)) | keywords)
 
-    def take(self, data: bytes, arguments: tuple) -> object:
-        """The value in a candidate's reply; raises what the candidate raised."""
+    def take(self, data: bytes, given: dict) -> object:
+        """The value in a candidate's reply; raises what the candidate raised.
+
+        Args:
+            data: the reply.
+            given: the call's arguments by position or keyword.
+        """
         try:
             reply = values.load(data)
             error = make_error(*reply["raised"]) if "raised" in reply else None
-            changed = [(arguments[i], new) for i, new in reply.get("changed", {}).items()]
+            changed = [(given[key], new) for key, new in reply.get("changed", {}).items()]
         except Exception as broken:
             self.fail(f"a broken reply: {type(broken).__name__}")
         if error:

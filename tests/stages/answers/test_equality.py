@@ -264,6 +264,26 @@ def test_an_option_by_letter_by_text_or_by_both(answer):
     assert not equal("B", "D", options=["21", "22"])
 
 
+@pytest.mark.parametrize(
+    ("options", "gold", "answer"),
+    [
+        (["N", "S", "E", "W"], "A", "N"),
+        (["x", "y"], "A", "x"),
+        (["H", "O", "N"], "C", "N"),
+        (["N", "S", "E", "W"], "A", "a"),
+        (["B", "A", "C"], "A", "A"),
+        (["A.M.", "P.M."], "A", "A.M."),
+        (["A.M.", "P.M."], "A", "A) A.M."),
+        (["A.D.", "B.C."], "B", "B.C."),
+        (["A. Lincoln", "B. Franklin", "G. Washington"], "C", "G. Washington"),
+        (["A. Lincoln", "B. Franklin", "G. Washington"], "B", "B) B. Franklin"),
+    ],
+)
+def test_an_option_may_look_like_a_letter(options, gold, answer):
+    right = [letter for letter in "ABCD" if equal(letter, answer, options=options)]
+    assert right == [gold]
+
+
 def test_every_real_gsm8k_gold_equals_itself_and_no_neighbour(real_data):
     for split in ("train", "test"):
         for line in (real_data / "gsm8k" / f"{split}.jsonl").open():

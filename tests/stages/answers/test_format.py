@@ -119,6 +119,24 @@ def test_an_answer_is_short_its_content_need_not_be():
     assert FMT.content(FMT.render(long)) == long.strip()
 
 
+@pytest.mark.parametrize(
+    ("content", "kept"),
+    [
+        ("    return 1\n", "    return 1"),
+        ("\n\n\ta = 1\n\treturn a\n\n", "\ta = 1\n\treturn a"),
+        (" 5 ", "5"),
+        (" \n 5", "5"),
+        (r"  \boxed{5}", "5"),
+        ("  ", ""),
+    ],
+)
+def test_only_the_content_keeps_an_indent(content, kept):
+    text = f"<think>w</think><answer>{content}</answer>"
+    assert FMT.content(text) == kept
+    assert FMT.content(f"{text}<answer>{content.strip()}</answer>") is not None
+    assert FMT.answer(text) == kept.strip()
+
+
 def test_hostile_completions_cost_little():
     texts = ["<think>" * 50_000, "<answer>" * 50_000, "<think>x</think>" + "<answer>" * 50_000,
              "<think> " + " \n" * 100_000 + "</think><answer> " + " " * 100_000]  # fmt: skip

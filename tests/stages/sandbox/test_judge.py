@@ -55,6 +55,12 @@ def test_arguments_changed_in_place():
     assert passed(code, "a, b, c = [2, 1], {}, set(); f(a, b, c)\nassert (a, b, c) == ([1, 2], {1: 2}, {3})") == 1  # fmt: skip  # noqa: E501
 
 
+def test_keyword_arguments_changed_in_place():
+    code = "def f(n, xs=None, **more): xs.sort(); more['seen'].add(n)"
+    test = "xs, seen = [2, 1], set(); f(3, seen=seen, xs=xs)\nassert (xs, seen) == ([1, 2], {3})"
+    assert passed(code, test) == 1
+
+
 def test_generator_stays_one():
     assert passed("def f(): yield from (1, 2)", "assert list(f()) == [1, 2]", "assert f() != [1, 2]") == 2  # fmt: skip  # noqa: E501
 
@@ -143,6 +149,19 @@ def test_pairs():
     pairs = Pairs((("6 3\n", "2"), ("7 2\n", "3\n\n"), ("1 0\n", ""), ("4 2\n", "3\n")))
     verdict = run_tests(code, pairs)
     assert verdict == Verdict(2, 4, "test 3: it ended with exit code 1")
+
+
+@pytest.mark.parametrize("leave", ["exit", "quit", "import sys; sys.exit"])
+def test_a_program_may_end_early(leave):
+    code = f"print(input())\n{leave}({{}})\nprint(0)"
+    pairs = Pairs((("2\n", "2"),))
+    assert run_tests(code.format(""), pairs) == Verdict(1, 1, "")
+    assert run_tests(code.format(1), pairs) == Verdict(0, 1, "test 1: it ended with exit code 1")
+
+
+@pytest.mark.parametrize("code", ["exit()", "def f(): exit()", "def f(): raise SystemExit"])
+def test_a_function_that_ends_the_program_passes_nothing(code):
+    assert passed(code, "f()", "try: f()\nexcept SystemExit: pass") == 0
 
 
 def test_pairs_with_much_input_and_output():

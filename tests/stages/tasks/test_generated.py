@@ -38,6 +38,15 @@ def test_without_dev_problems_their_part_is_trained_on(name):
     assert {generated.part(KEYS[name](made)) for made in sides(name, dev=50)[1]} == generated.DEV
 
 
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("levels", [["3"], ["2", "3"]])
+def test_only_problems_of_the_levels_are_made(name, levels):
+    task = Source(name=name, demonstrations=100, pool=50, dev=20, test=30, levels=levels)
+    train, test = map(list, MAKERS[name].load(task, 0))
+    assert {made.level for made in train} == {made.level for made in test} == set(levels)
+    assert [len(train), len(test)] == [170, 30]
+
+
 def test_no_two_puzzles_of_an_evaluation_are_one_in_another_order():
     for side in sides("countdown", dev=300)[1:]:
         assert len({countdown.key(made) for made in side}) == len(side)
