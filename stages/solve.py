@@ -35,6 +35,7 @@ from stages.core.errors import UserError
 from stages.core.params import Params
 from stages.core.progress import Progress
 from stages.core.stage import set_environment
+from stages.core.statistics import alike, commonest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -369,23 +370,17 @@ def result(
 def votes(answers: Sequence[str | None]) -> list[tuple[str | None, int]]:
     """The answers and how many gave each: most first, first come first where that is the same.
 
-    Equal answers are one, in their commonest spelling. `12` equals `12 cm` and `12 kg`, which do
-    not equal each other: an answer joins others only where it equals all of them. Having no answer
-    stands last, however common.
+    Equal answers are one, in their commonest spelling. Having no answer stands last, however
+    common.
 
     >>> votes(["5", None, "6", "$5.00", None, None])
     [('5', 2), ('6', 1), (None, 3)]
     """
-    groups: list[Counter[str]] = []
-    for answer, count in Counter(filter(None, answers)).items():
-        group = next((g for g in groups if all(equal(other, answer) for other in g)), None)
-        if group is None:
-            groups.append(group := Counter())
-        group[answer] = count
+    groups = alike(answers, equal)
     ranked = sorted(groups, key=Counter.total, reverse=True)
     without = len(answers) - sum(map(Counter.total, groups))
     return [
-        *((group.most_common(1)[0][0], group.total()) for group in ranked),
+        *((commonest(group), group.total()) for group in ranked),
         *([(None, without)] if without else []),
     ]
 
