@@ -10,14 +10,24 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from stages.answers.equality import equal
+from pydantic import TypeAdapter, ValidationError
+
+from stages.answers.equality import Percent, equal
 from stages.answers.expression import reaches, same_expression
 from stages.answers.find import final_answer, last_number
 from stages.answers.format import Format
 from stages.answers.words import same_words
 from stages.core import code
+from stages.core.errors import UserError
 
 JUDGED_BY = ("gold", "percent", "options", "aliases", "tests", "numbers")  # columns of a row
+TYPES = {  # what stands in a column that is not null, as a type and in words
+    "percent": (TypeAdapter(Percent), "unit, value or either"),
+    "options": (TypeAdapter(list[str]), "a list of texts"),
+    "aliases": (TypeAdapter(list[str]), "a list of texts"),
+    "tests": (TypeAdapter(dict | list), code.SHAPES),
+    "numbers": (TypeAdapter(list[int]), "a list of whole numbers"),
+}
 UNSAID = (None, "unit")  # what a column that is not there stands for
 Answer = str | None
 
@@ -84,6 +94,19 @@ def right(answer: Answer, row: dict) -> bool:
 def judged_by(row: dict) -> dict[str, Any]:
     """The columns besides `gold` that a row is judged by, without those that say nothing."""
     return {name: row[name] for name in JUDGED_BY[1:] if row.get(name) not in UNSAID}
+
+
+def require_types(row: dict, place: str) -> None:
+    """Raises UserError where a column that a row is judged by holds what it cannot."""
+    for name, (kind, words) in TYPES.items():
+        if row.get(name) is None:
+            continue
+        try:
+            kind.validate_python(row[name], strict=True)
+            if name == "tests":
+                code.normal(row[name])
+        except (ValidationError, UserError):
+            raise UserError(f'{place}: "{name}" is {words}: mend it, or take it out') from None
 
 
 def comparison(row: dict) -> Callable[[str, str], bool]:
