@@ -7,6 +7,10 @@ import sys
 
 import pytest
 
+from stages import grpo
+from stages.answers.format import Format
+from stages.core.grade import grade
+from stages.rewards import __main__ as scoring
 from tests.conftest import ROOT
 
 ROWS = [
@@ -60,3 +64,37 @@ def test_mistakes_are_one_line(in_root, arguments, rows, says):
     assert done.returncode == 1 and done.stdout == ""
     [line] = done.stderr.splitlines()
     assert line.startswith("score: ") and says in line
+
+
+@pytest.mark.parametrize(
+    ("columns", "gold", "answer"),
+    [
+        ({"numbers": [18, 25, 15]}, "22", "22"),
+        ({"numbers": [18, 25, 15]}, "(25-18)+15", "25-18+15"),
+        ({"aliases": ["Turicum"]}, "Zurich", "turicum"),
+        ({"aliases": []}, "Zurich", "Zürich"),
+        ({"options": ["21", "22"]}, "B", "22"),
+        ({"percent": "value"}, "0.5", "50%"),
+        ({"tests": {"asserts": ["assert f(1) == 2"], "inputs": None}}, "", "f = abs"),
+        ({"percent": "unit", "options": None}, "50", "50%"),
+    ],
+)
+def test_a_rollout_scored_again_has_the_verdict_of_training(
+    in_root, tmp_path, capsys, columns, gold, answer
+):
+    row = {"task": "t", "question": "Q?", "gold": gold, **columns}
+    content = Format().render(answer, "w")
+    verdict = grade(content, row, Format())
+    made = grpo.rollout(1, row, content, verdict, 0.0, {"correctness": 0.0})
+    assert made.keys() - columns.keys() == {
+        "step", "task", "question", "gold", "completion", "correct", "reward", "rewards",
+    }  # fmt: skip
+    (tmp_path / "rollouts.jsonl").write_text(json.dumps(made))
+    scoring.score(str(tmp_path / "rollouts.jsonl"), ROOT / "params.yaml", "correctness")
+    assert json.loads(capsys.readouterr().out)["rewards"] == {"correctness": verdict.correct}
+
+
+def test_a_rollout_of_plain_numbers_holds_no_further_columns():
+    row = {"task": "t", "question": "Q?", "gold": "5", "percent": "unit", "options": None}
+    made = grpo.rollout(1, row, "5", grade("5", row, Format()), 0.0, {})
+    assert not made.keys() & {"percent", "options", "aliases", "tests", "numbers"}
