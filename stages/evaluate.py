@@ -29,7 +29,7 @@ from stages.core.grade import Grade, comparison, flexible, grades, judged_by
 from stages.core.harness import Completion
 from stages.core.params import CONTROLS, METHODS, Params
 from stages.core.progress import Progress
-from stages.core.stage import Run
+from stages.core.stage import Run, log
 from stages.core.statistics import (
     alike,
     commonest,
@@ -175,17 +175,23 @@ def error(verdict: Grade, loose: bool, completion: Completion) -> str | None:
 
 
 def measured(samples: list[dict], params: Params) -> dict[str, dict[str, float]]:
-    """measure -> value, standard error and 95 % interval over one task's problems."""
+    """measure -> value, standard error and 95 % interval over one task's problems.
+
+    The accuracies are those of the problems that were judged, see `error`.
+    """
     rates = {
-        "accuracy": "correct",
-        "flexible_accuracy": "flexible",
         "format_compliance_rate": "compliant",
         "shows_working": "shows_working",
         "truncated": "truncated",
     }
     if all("legal" in sample for sample in samples):
         rates["legality"] = "legal"
-    found = {name: measure([float(s[of]) for s in samples]) for name, of in rates.items()}
+    known = with_verdict(samples)
+    found = {
+        "accuracy": measure([float(s["correct"]) for s in known]),
+        "flexible_accuracy": measure([float(s["flexible"]) for s in known]),
+        **{name: measure([float(s[of]) for s in samples]) for name, of in rates.items()},
+    }
     judged = [s["reward"] for s in samples if s["reward"] is not None]
     if judged:
         found["mean_reward"] = measure(judged, bounds=None)
@@ -199,6 +205,27 @@ def measured(samples: list[dict], params: Params) -> dict[str, dict[str, float]]
     if all("entropy" in sample for sample in samples):
         found["entropy"] = measure([sample["entropy"] for sample in samples], bounds=None)
     return found
+
+
+def with_verdict(samples: list[dict]) -> list[dict]:
+    """Those of a task's samples that were judged.
+
+    Raises:
+        UserError: there is none.
+    """
+    task, count = samples[0]["task"], len(samples)
+    known = [sample for sample in samples if sample["error"] != "sandbox"]
+    if not known:
+        raise UserError(
+            f"{task}: the sandbox failed on all {count} programs, so that none is judged: see that "
+            "memory and processes are to spare, and run it again"
+        )
+    if failed := count - len(known):
+        log.warning(
+            "evaluate: %s: the sandbox failed on %d of %d programs: they are in no accuracy",
+            task, failed, count,
+        )  # fmt: skip
+    return known
 
 
 def measure(

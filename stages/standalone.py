@@ -123,7 +123,7 @@ def rows_of(asked: argparse.Namespace, params: Params) -> list[dict]:
     """
     if asked.task not in (*tasks.READERS, "rows"):
         raise UserError(f"--task {asked.task} must be rows, {', '.join(tasks.READERS)}")
-    task = Source(name=asked.task)
+    task = source(asked.task, params)
     found = []
     for number, raw in enumerate(read_rows(asked.data), 1):
         if number > (asked.num_samples or number):
@@ -138,6 +138,15 @@ def rows_of(asked: argparse.Namespace, params: Params) -> list[dict]:
     return found
 
 
+def source(task: str, params: Params) -> Source:
+    """How a task's raw rows are read: as params.yaml's where that is its task, or one of a mix.
+
+    Of several parts of one name none can be meant.
+    """
+    known = [part for part in params.task.parts.values() if part.name == task]
+    return known[0] if len(known) == 1 else Source(name=task)
+
+
 def differences(found: dict[str, Result]) -> list[Pair]:
     """Model against baseline on each task; none without a baseline."""
     if "baseline" not in found:
@@ -147,7 +156,7 @@ def differences(found: dict[str, Result]) -> list[Pair]:
         own = {name: [s for s in result.samples if s["task"] == task]
                for name, result in found.items()}  # fmt: skip
         pairs.append(compared(task, "baseline", "model", own))
-    return pairs
+    return [pair for pair in pairs if pair]
 
 
 def table(found: dict[str, Result], pairs: list[Pair]) -> str:

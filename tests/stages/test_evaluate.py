@@ -216,3 +216,20 @@ def test_a_sample_keeps_what_its_row_is_judged_by(knowing):
     assert result.samples[0]["options"] == ["2", "3"] and result.samples[0]["correct"]
     assert "options" not in result.samples[1] and "percent" not in result.samples[1]
     assert result.metrics["sums"]["maj@2"] in (0.5, 1.0)
+
+
+def sample(correct: bool, error: str | None, reward: float | None) -> dict:
+    flags = dict.fromkeys(("compliant", "shows_working", "truncated"), False)
+    return {"task": "t", "correct": correct, "flexible": correct, "error": error, "reward": reward,
+            **flags}  # fmt: skip
+
+
+def test_what_the_sandbox_failed_at_is_in_no_accuracy(knowing, caplog):
+    right, failed = sample(True, None, 1.0), sample(False, "sandbox", None)
+    found = evaluate.measured([right, failed] * 50, params())
+    alone = evaluate.measured([right] * 50, params())
+    for name in ("accuracy", "flexible_accuracy", "mean_reward"):
+        assert found[name] == alone[name] and found[name]["value"] == 1.0
+    assert "t: the sandbox failed on 50 of 100 programs: they are in no accuracy" in caplog.text
+    with pytest.raises(UserError, match="t: the sandbox failed on all 3 programs"):
+        evaluate.measured([failed] * 3, params())
