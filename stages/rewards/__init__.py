@@ -220,9 +220,12 @@ def bind(key: str, function: Callable, spec: Reward, fmt: Format) -> Callable:
         raise UserError(
             f"{where}: this reward needs {' and '.join(missing)}: add them, as docs/rewards.md does"
         )
-    fixed = {"fmt": fmt} if "fmt" in signature or takes_any else {}
+    fixed = ({"fmt": fmt} if "fmt" in signature or takes_any else {}) | spec.options
+    ours = function in OWN.values()
 
     def reward(**columns) -> list[float | None]:
-        return function(**columns, **fixed, **spec.options)
+        if ours:  # no column may pass for an option
+            columns = {name: columns[name] for name in COLUMNS if name in columns}
+        return function(**{**columns, **fixed})
 
     return reward

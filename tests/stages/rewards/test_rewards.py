@@ -53,6 +53,16 @@ def test_a_custom_reward_that_dvc_watches_with_its_option(own):
     assert short.__name__ == "short"
 
 
+def test_an_option_of_a_custom_reward_goes_before_a_column_of_its_name(own):
+    Path("dvc.yaml").write_text(
+        "stages: {audit: {deps: [my_rewards.py]}, grpo: {deps: [my_rewards.py]}}"
+    )
+    spec = {"weight": 1, "function": "my_rewards:brevity", "options": {"limit": 3}}
+    (short,), _ = load(short=spec)
+    messages = [[{"role": "assistant", "content": "abc"}]]
+    assert short(completions=messages, limit=[1]) == [1.0]
+
+
 def test_a_custom_reward_that_dvc_does_not_watch_is_refused_with_the_line_to_add(own):
     Path("dvc.yaml").write_text(
         "stages: {audit: {deps: [my_rewards.py]}, grpo: {deps: [other.py]}}"
