@@ -116,7 +116,7 @@ def with_options(params: Params, asked: argparse.Namespace) -> Params:
 
 
 def rows_of(asked: argparse.Namespace, params: Params) -> list[dict]:
-    """Prepared rows as they are; raw ones are read as the task's.
+    """Prepared rows, whose prompt is a list of messages, as they are; raw ones as the task's.
 
     Raises:
         UserError: no such task, or a row that will not do; names it.
@@ -128,10 +128,15 @@ def rows_of(asked: argparse.Namespace, params: Params) -> list[dict]:
     for number, raw in enumerate(read_rows(asked.data), 1):
         if number > (asked.num_samples or number):
             break
-        if "prompt" in raw and "gold" in raw:
+        where = f"{asked.data}, row {number}"
+        if isinstance(raw.get("prompt"), list) and "gold" in raw:
             found.append(raw)
+        elif raw.keys() >= {"completion", "gold", "answer"}:
+            raise UserError(
+                f"{where} is a sample, whose answer is a model's: name the rows that were asked"
+            )
         else:
-            problem = tasks.read(raw, f"{asked.data}, row {number}", task)
+            problem = tasks.read(raw, where, task)
             found.append(tasks.row(problem, asked.task, task, params.format))
     if not found:
         raise UserError(f"{asked.data} has no rows: name another file, or fill it")
