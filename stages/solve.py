@@ -426,7 +426,7 @@ def verdict(solved: dict[str, Any], answer: str | None, correct: bool | None, cu
     if answer is None and cut:
         said.append("cut off; a higher --max-tokens lets it go on")
     if correct is not None:
-        right = f", right is {one_line(solved['gold'])}" if "gold" in solved else ""
+        right = f", right is {one_line(solved['gold'])}" if solved.get("gold") else ""
         said.append("correct" if correct else f"wrong{right}")
     return f"answer: {one_line(answer)}" + (f" ({'; '.join(said)})" if said else "")
 

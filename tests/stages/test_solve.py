@@ -368,6 +368,8 @@ def test_code_that_no_sandbox_could_run_is_neither_right_nor_wrong():
     solved = {"question": "Q?", "answer": "f", "completion": "c", "cut_off": False}
     assert solve.told({**solved, "correct": None}, False, False) == "c\nanswer: f"
     assert solve.told({**solved, "correct": False}, False, False) == "c\nanswer: f (wrong)"
+    no_solution = {**solved, "correct": False, "gold": ""}
+    assert solve.told(no_solution, False, False) == "c\nanswer: f (wrong)"
 
 
 @pytest.mark.parametrize(
