@@ -20,17 +20,25 @@ from typing import Any, NamedTuple
 from stages import rewards
 from stages.answers import worker
 from stages.answers.equality import equal
-from stages.answers.expression import legal, same_expression
+from stages.answers.expression import legal
 from stages.core import harness, launch, libraries, resume, stage
 from stages.core.batches import Batches
 from stages.core.errors import UserError
 from stages.core.files import read_rows, write_json, write_rows
-from stages.core.grade import Grade, flexible, grades
+from stages.core.grade import Grade, comparison, flexible, grades, judged_by
 from stages.core.harness import Completion
 from stages.core.params import CONTROLS, METHODS, Params
 from stages.core.progress import Progress
-from stages.core.stage import Run
-from stages.core.statistics import maj_at_k, mean_interval, pass_at_k, standard_error, wilson
+from stages.core.stage import Run, log
+from stages.core.statistics import (
+    alike,
+    commonest,
+    maj_at_k,
+    mean_interval,
+    pass_at_k,
+    standard_error,
+    wilson,
+)
 
 FOLDERS = {"base": "base", "sft": "sft", "control": "sft", "grpo": "grpo", "student": "student"}
 # models that report.compare and report.controls may name -> the stage that evaluates them
@@ -136,7 +144,7 @@ def judged(
             "correct": bool(verdict.correct), "flexible": loose, "compliant": verdict.compliant,
             "shows_working": verdict.shows_working, "reward": rewards.total(score, weights),
             "tokens": completion.tokens, "truncated": not completion.ended,
-            "error": error(verdict, loose, completion),
+            "error": error(verdict, loose, completion), **judged_by(row),
         })  # fmt: skip
         if row.get("numbers"):
             samples[-1]["legal"] = legal(verdict.answer, row["numbers"])
@@ -167,17 +175,23 @@ def error(verdict: Grade, loose: bool, completion: Completion) -> str | None:
 
 
 def measured(samples: list[dict], params: Params) -> dict[str, dict[str, float]]:
-    """measure -> value, standard error and 95 % interval over one task's problems."""
+    """measure -> value, standard error and 95 % interval over one task's problems.
+
+    The accuracies are those of the problems that were judged, see `error`.
+    """
     rates = {
-        "accuracy": "correct",
-        "flexible_accuracy": "flexible",
         "format_compliance_rate": "compliant",
         "shows_working": "shows_working",
         "truncated": "truncated",
     }
     if all("legal" in sample for sample in samples):
         rates["legality"] = "legal"
-    found = {name: measure([float(s[of]) for s in samples]) for name, of in rates.items()}
+    known = with_verdict(samples)
+    found = {
+        "accuracy": measure([float(s["correct"]) for s in known]),
+        "flexible_accuracy": measure([float(s["flexible"]) for s in known]),
+        **{name: measure([float(s[of]) for s in samples]) for name, of in rates.items()},
+    }
     judged = [s["reward"] for s in samples if s["reward"] is not None]
     if judged:
         found["mean_reward"] = measure(judged, bounds=None)
@@ -186,13 +200,32 @@ def measured(samples: list[dict], params: Params) -> dict[str, dict[str, float]]
         right = [sum(s["correct"] for s in sample["samples"]) for sample in samples]
         for n in sorted({1, k}):
             found[f"pass@{n}"] = measure([pass_at_k(k, c, n) for c in right])
-        votes = [
-            majority(s["samples"], same_expression if "legal" in s else equal) for s in samples
-        ]
+        votes = [majority(s["samples"], comparison(s)) for s in samples]
         found[f"maj@{k}"] = measure(votes)
     if all("entropy" in sample for sample in samples):
         found["entropy"] = measure([sample["entropy"] for sample in samples], bounds=None)
     return found
+
+
+def with_verdict(samples: list[dict]) -> list[dict]:
+    """Those of a task's samples that were judged.
+
+    Raises:
+        UserError: there is none.
+    """
+    task, count = samples[0]["task"], len(samples)
+    known = [sample for sample in samples if sample["error"] != "sandbox"]
+    if not known:
+        raise UserError(
+            f"{task}: the sandbox failed on all {count} programs, so that none is judged: see that "
+            "memory and processes are to spare, and run it again"
+        )
+    if failed := count - len(known):
+        log.warning(
+            "evaluate: %s: the sandbox failed on %d of %d programs: they are in no accuracy",
+            task, failed, count,
+        )  # fmt: skip
+    return known
 
 
 def measure(
@@ -207,22 +240,14 @@ def measure(
 
 
 def majority(samples: list[dict], same: Callable[[str, str], bool] = equal) -> float:
-    """maj@k of one problem: answers that are the same vote together, no answer does not vote."""
-    heads: list[str] = []
-    votes: list[int | None] = []
-    for sample in samples:
-        votes.append(None if sample["answer"] is None else place(sample["answer"], heads, same))
-    right = {vote for vote, s in zip(votes, samples, strict=True) if s["correct"]}
-    return maj_at_k(votes, right - {None})
+    """maj@k of one problem: answers that are the same vote together, no answer does not vote.
 
-
-def place(answer: str, heads: list[str], same: Callable[[str, str], bool]) -> int:
-    """The index of the first answer that this one equals; a new one is added."""
-    for index, head in enumerate(heads):
-        if same(head, answer):
-            return index
-    heads.append(answer)
-    return len(heads) - 1
+    A group is right where its commonest spelling is.
+    """
+    groups = alike((sample["answer"] for sample in samples), same)
+    votes = [at for at, group in enumerate(groups) for _ in range(group.total())]
+    right = {sample["answer"] for sample in samples if sample["correct"]}
+    return maj_at_k(votes, {at for at, group in enumerate(groups) if commonest(group) in right})
 
 
 def point_values(samples: list[dict], measures: dict[str, dict[str, float]]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from stages.core import doctor, launch, libraries, stage
 from stages.core.curriculum import in_stages, pass_rates, worth_training
 from stages.core.errors import UserError
 from stages.core.files import indexed_rows, kept_rows, read_rows, write_rows
-from stages.core.grade import Grade, grades
+from stages.core.grade import Grade, grades, judged_by
 from stages.core.params import Grpo, Params
 from stages.core.stage import Run, log
 
@@ -263,12 +263,13 @@ def rates(verdict: Grade, reward: float, scores: list[float]) -> dict[str, float
 def rollout(
     step: int, row: dict, content: str, verdict: Grade, reward: float, scores: dict[str, float]
 ) -> dict:
-    """A row of rollouts/grpo.jsonl."""
+    """A row of rollouts/grpo.jsonl, with all that a second scoring of it needs."""
     return {
         "step": step,
         "task": row["task"],
         "question": row["question"],
         "gold": row["gold"],
+        **judged_by(row),
         "completion": content,
         "correct": verdict.correct,
         "reward": reward,

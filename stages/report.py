@@ -286,8 +286,8 @@ def results(found: Scores, tasks: list[str], samples: Samples, compared: list[Pa
             rows = [[*row, cell] for row, cell in zip(table, added, strict=True)]
             blocks += [Heading(f"By level: {task}", page.slug("levels", task)), Table(rows)]
     if table := scores.errors(samples):
-        blocks += [Heading("Kinds of error", "errors"), Table(table),
-                   Note("Shares of all completions.")]  # fmt: skip
+        note = "Shares of all completions; sandbox: not judged, and in no accuracy."
+        blocks += [Heading("Kinds of error", "errors"), Table(table), Note(note)]
     return blocks
 
 

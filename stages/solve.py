@@ -7,9 +7,9 @@ usage: python -m stages.solve "A bakery made 96 cupcakes and sold 37 ..."
 Prompt, model and grading are those of training and evaluation. It writes no file and no MLflow run.
 
 `--json` writes an object a problem: `question`, `completion`, `answer`, `cut_off` (--max-tokens ran
-out), and, where the right answer is known, `gold` and `correct`. With --samples N all but question
-and gold are lists of N, the first two `completions` and `answers`. --majority adds `votes` and the
-`answer` that won; `correct` is then its.
+out), and, where the right answer is known, `gold` and `correct` (null where the sandbox that runs
+code failed). With --samples N all but question and gold are lists of N, the first two `completions`
+and `answers`. --majority adds `votes` and the `answer` that won; `correct` is then its.
 """
 
 import argparse
@@ -21,8 +21,8 @@ import re
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,9 +32,11 @@ from stages.answers.equality import equal
 from stages.core import models
 from stages.core import params as parameters
 from stages.core.errors import UserError
+from stages.core.grade import comparison, grades, judged_by, require_types
 from stages.core.params import Params
 from stages.core.progress import Progress
 from stages.core.stage import set_environment
+from stages.core.statistics import alike, commonest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -47,11 +49,20 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class Asked:
-    """A problem to be solved, its right answer where that is known, and where it stood."""
+    """A problem to be solved, its right answer where that is known, and where it stood.
+
+    `columns` are what else its row is judged by, see `grade.judged_by`.
+    """
 
     question: str
     gold: str | None
     where: str
+    columns: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def known(self) -> bool:
+        """Can an answer be judged? Code is by its tests alone."""
+        return self.gold is not None or bool(self.columns.get("tests"))
 
 
 def main() -> None:
@@ -87,7 +98,8 @@ def parser() -> argparse.ArgumentParser:
         "--file",
         metavar="PROBLEMS",
         help="many: a text with a problem a line, or "
-        'JSONL with "question" or "problem" and perhaps "answer"; - is stdin',
+        'JSONL with "question" or "problem" and perhaps "answer" and what else it is judged by '
+        "(options, aliases, numbers, tests, percent); - is stdin",
     )
     made.add_argument(
         "--model", default="grpo", metavar="|".join([*NAMES, "PATH"]), help="default: grpo"
@@ -132,7 +144,7 @@ def solve(options: argparse.Namespace) -> None:
     verdicts: list[bool] = []
     for done, one in enumerate(asked, 1):
         solved = result(one, list(islice(completions, options.samples)), options.majority, params)
-        verdicts += as_list(solved.get("correct", []))
+        verdicts += [v for v in as_list(solved.get("correct", [])) if v is not None]
         shown = json.dumps(solved) if options.json else told(solved, len(asked) > 1, streams)
         print(shown, flush=True)
         if len(asked) > 1 and not sys.stdout.isatty():  # a terminal shows the answers themselves
@@ -205,7 +217,9 @@ def from_json(line: str, where: str) -> Asked:
     gold = row.get("gold", row.get("answer"))
     if isinstance(gold, bool) or not isinstance(gold, str | int | float | None):
         raise UserError(f'{where}: "answer" is a text or a number')
-    return ask(question, gold if gold is None else right_answer(str(gold)), where)
+    require_types(row, where)
+    gold = gold if gold is None else right_answer(str(gold))
+    return replace(ask(question, gold, where), columns=judged_by(row))
 
 
 def right_answer(text: str) -> str:
@@ -348,7 +362,10 @@ def result(
 ) -> dict[str, Any]:
     """A problem's outcome, as `--json` writes it."""
     completions, cut_off = map(list, zip(*samples, strict=True))
-    answers = [params.format.tags.answer(text) or None for text in completions]
+    row = {"gold": one.gold or "", "percent": params.task.percent, **one.columns}
+    found = grades(completions, [row] * len(completions), params.format.tags)
+    answers = [grade.answer or None for grade in found]
+    correct = [grade.correct for grade in found]
     known = {} if one.gold is None else {"gold": one.gold}
     made: dict[str, Any] = {"question": one.question}
     if len(samples) == 1:
@@ -356,36 +373,32 @@ def result(
     else:
         made |= {"completions": completions, "answers": answers, "cut_off": cut_off, **known}
     if majority:
-        ranked = votes(answers)
+        ranked = votes(answers, comparison(row))
         made["answer"] = ranked[0][0]
         made["votes"] = [{"answer": answer, "votes": count} for answer, count in ranked]
-    if known and "answer" in made:
-        made["correct"] = equal(one.gold, made["answer"])
-    elif known:
-        made["correct"] = [equal(one.gold, answer) for answer in answers]
+    if one.known and "answer" in made:
+        made["correct"] = correct[answers.index(made["answer"])]
+    elif one.known:
+        made["correct"] = correct
     return made
 
 
-def votes(answers: Sequence[str | None]) -> list[tuple[str | None, int]]:
+def votes(
+    answers: Sequence[str | None], same: Callable[[str, str], bool] = equal
+) -> list[tuple[str | None, int]]:
     """The answers and how many gave each: most first, first come first where that is the same.
 
-    Equal answers are one, in their commonest spelling. `12` equals `12 cm` and `12 kg`, which do
-    not equal each other: an answer joins others only where it equals all of them. Having no answer
-    stands last, however common.
+    Equal answers are one, in their commonest spelling. Having no answer stands last, however
+    common.
 
     >>> votes(["5", None, "6", "$5.00", None, None])
     [('5', 2), ('6', 1), (None, 3)]
     """
-    groups: list[Counter[str]] = []
-    for answer, count in Counter(filter(None, answers)).items():
-        group = next((g for g in groups if all(equal(other, answer) for other in g)), None)
-        if group is None:
-            groups.append(group := Counter())
-        group[answer] = count
+    groups = alike(answers, same)
     ranked = sorted(groups, key=Counter.total, reverse=True)
     without = len(answers) - sum(map(Counter.total, groups))
     return [
-        *((group.most_common(1)[0][0], group.total()) for group in ranked),
+        *((commonest(group), group.total()) for group in ranked),
         *([(None, without)] if without else []),
     ]
 
@@ -413,7 +426,8 @@ def verdict(solved: dict[str, Any], answer: str | None, correct: bool | None, cu
     if answer is None and cut:
         said.append("cut off; a higher --max-tokens lets it go on")
     if correct is not None:
-        said.append("correct" if correct else f"wrong, right is {one_line(solved['gold'])}")
+        right = f", right is {one_line(solved['gold'])}" if solved.get("gold") else ""
+        said.append("correct" if correct else f"wrong{right}")
     return f"answer: {one_line(answer)}" + (f" ({'; '.join(said)})" if said else "")
 
 

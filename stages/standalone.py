@@ -116,26 +116,40 @@ def with_options(params: Params, asked: argparse.Namespace) -> Params:
 
 
 def rows_of(asked: argparse.Namespace, params: Params) -> list[dict]:
-    """Prepared rows as they are; raw ones are read as the task's.
+    """Prepared rows, whose prompt is a list of messages, as they are; raw ones as the task's.
 
     Raises:
         UserError: no such task, or a row that will not do; names it.
     """
     if asked.task not in (*tasks.READERS, "rows"):
         raise UserError(f"--task {asked.task} must be rows, {', '.join(tasks.READERS)}")
-    task = Source(name=asked.task)
+    task = source(asked.task, params)
     found = []
     for number, raw in enumerate(read_rows(asked.data), 1):
         if number > (asked.num_samples or number):
             break
-        if "prompt" in raw and "gold" in raw:
+        where = f"{asked.data}, row {number}"
+        if isinstance(raw.get("prompt"), list) and "gold" in raw:
             found.append(raw)
+        elif raw.keys() >= {"completion", "gold", "answer"}:
+            raise UserError(
+                f"{where} is a sample, whose answer is a model's: name the rows that were asked"
+            )
         else:
-            problem = tasks.read(raw, f"{asked.data}, row {number}", task)
+            problem = tasks.read(raw, where, task)
             found.append(tasks.row(problem, asked.task, task, params.format))
     if not found:
         raise UserError(f"{asked.data} has no rows: name another file, or fill it")
     return found
+
+
+def source(task: str, params: Params) -> Source:
+    """How a task's raw rows are read: as params.yaml's where that is its task, or one of a mix.
+
+    Of several parts of one name none can be meant.
+    """
+    known = [part for part in params.task.parts.values() if part.name == task]
+    return known[0] if len(known) == 1 else Source(name=task)
 
 
 def differences(found: dict[str, Result]) -> list[Pair]:
@@ -147,7 +161,7 @@ def differences(found: dict[str, Result]) -> list[Pair]:
         own = {name: [s for s in result.samples if s["task"] == task]
                for name, result in found.items()}  # fmt: skip
         pairs.append(compared(task, "baseline", "model", own))
-    return pairs
+    return [pair for pair in pairs if pair]
 
 
 def table(found: dict[str, Result], pairs: list[Pair]) -> str:

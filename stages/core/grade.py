@@ -5,17 +5,30 @@ words, `numbers` ask for an expression that uses them, all else compares the ans
 with `options` as a multiple choice.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
-from stages.answers.equality import equal
-from stages.answers.expression import reaches
+from pydantic import TypeAdapter, ValidationError
+
+from stages.answers.equality import Percent, equal
+from stages.answers.expression import reaches, same_expression
 from stages.answers.find import final_answer, last_number
 from stages.answers.format import Format
 from stages.answers.words import same_words
 from stages.core import code
+from stages.core.errors import UserError
 
 JUDGED_BY = ("gold", "percent", "options", "aliases", "tests", "numbers")  # columns of a row
+TYPES = {  # what stands in a column that is not null, as a type and in words
+    "percent": (TypeAdapter(Percent), "unit, value or either"),
+    "options": (TypeAdapter(list[str]), "a list of texts"),
+    "aliases": (TypeAdapter(list[str]), "a list of texts"),
+    "tests": (TypeAdapter(dict | list), code.SHAPES),
+    "numbers": (TypeAdapter(list[int]), "a list of whole numbers"),
+}
+UNSAID = (None, "unit")  # what a column that is not there stands for
 Answer = str | None
 
 
@@ -76,6 +89,38 @@ def right(answer: Answer, row: dict) -> bool:
     if row.get("aliases") is not None:
         return same_words([row["gold"], *row["aliases"]], answer)
     return equal(row["gold"], answer, row.get("percent") or "unit", row.get("options"))
+
+
+def judged_by(row: dict) -> dict[str, Any]:
+    """The columns besides `gold` that a row is judged by, without those that say nothing."""
+    return {name: row[name] for name in JUDGED_BY[1:] if row.get(name) not in UNSAID}
+
+
+def require_types(row: dict, place: str) -> None:
+    """Raises UserError where a column that a row is judged by holds what it cannot."""
+    for name, (kind, words) in TYPES.items():
+        if row.get(name) is None:
+            continue
+        try:
+            kind.validate_python(row[name], strict=True)
+            if name == "tests":
+                code.normal(row[name])
+        except (ValidationError, UserError):
+            raise UserError(f'{place}: "{name}" is {words}: mend it, or take it out') from None
+
+
+def comparison(row: dict) -> Callable[[str, str], bool]:
+    """Are two answers to a row one and the same, in the way that its verdict compares them?
+
+    Aliases are not drawn upon: they say which answers are right, which no vote can know.
+    """
+    if row.get("tests"):
+        return str.__eq__
+    if row.get("numbers"):
+        return same_expression
+    if row.get("aliases") is not None:
+        return lambda one, other: same_words([one], other)
+    return partial(equal, percent=row.get("percent") or "unit", options=row.get("options"))
 
 
 def flexible(completion: str, row: dict, fmt: Format) -> bool | None:

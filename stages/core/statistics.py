@@ -1,7 +1,7 @@
 """Scores of repeated samples, intervals, and paired comparisons on the same items."""
 
 from collections import Counter
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from math import comb, fsum, nan, sqrt
 
 Z = 1.959963984540054  # two-sided 95 %
@@ -76,6 +76,26 @@ def maj_at_k(votes: Sequence[Hashable | None], right: Collection[Hashable]) -> f
     most = max(counts.values(), default=0)
     winners = [answer for answer, count in counts.items() if count == most]
     return sum(answer in right for answer in winners) / len(winners) if winners else 0.0
+
+
+def alike(answers: Iterable[str | None], same: Callable[[str, str], bool]) -> list[Counter[str]]:
+    """The answers in groups that vote together, first come first: spelling -> how many gave it.
+
+    Having none is no answer. `12` equals `12 cm` and `12 kg`, which do not equal each other: an
+    answer joins others only where it equals all of them.
+    """
+    groups: list[Counter[str]] = []
+    for answer, count in Counter(filter(None, answers)).items():
+        group = next((g for g in groups if all(same(other, answer) for other in g)), None)
+        if group is None:
+            groups.append(group := Counter())
+        group[answer] = count
+    return groups
+
+
+def commonest(group: Counter[str]) -> str:
+    """The spelling that most gave; the first of them where several did."""
+    return group.most_common(1)[0][0]
 
 
 def standard_error(scores: Sequence[float]) -> float:

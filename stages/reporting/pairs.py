@@ -50,12 +50,13 @@ class Pair:
 
 
 def compared(task: str, before: str, after: str, samples: dict[str, list[dict]]) -> Pair | None:
-    """Two models on the problems that both have; None where there are none.
+    """Two models on the problems on which both were judged; None where there are none.
 
     Args:
         samples: model -> its rows of this task.
     """
-    both = joined(samples.get(before, []), samples.get(after, []))
+    both = [pair for pair in joined(samples.get(before, []), samples.get(after, []))
+            if all(map(was_judged, pair))]  # fmt: skip
     if not both:
         return None
     gained = [(was, now) for was, now in both if now["correct"] and not was["correct"]]
@@ -69,6 +70,11 @@ def compared(task: str, before: str, after: str, samples: dict[str, list[dict]])
     p = mcnemar(len(gained), len(lost))
     return Pair(task, before, after, len(both), gained, lost, difference, low, high, p,
                 reward_difference(both))  # fmt: skip
+
+
+def was_judged(sample: dict) -> bool:
+    """Whether there is a verdict: there is none where the sandbox itself failed."""
+    return sample.get("error") != "sandbox"
 
 
 def joined(before: list[dict], after: list[dict]) -> list[Both]:

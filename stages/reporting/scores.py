@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from stages.core.tracking import flat
+from stages.reporting.pairs import was_judged
 
 MODELS = {
     "base": "before any training, the prompt alone",
@@ -133,7 +134,7 @@ def by_level(samples: dict[str, list[dict]]) -> Rows | None:
         return None
     table: Rows = [["level", "problems", *samples]]
     for level in sorted(levels, key=lambda level: natural(str(level))):
-        parts = [[row["correct"] for row in rows if row.get("level") == level]
+        parts = [[row["correct"] for row in rows if row.get("level") == level and was_judged(row)]
                  for rows in samples.values()]  # fmt: skip
         shares = [number(sum(part) / len(part)) if part else "" for part in parts]
         table.append([str(level), str(max(map(len, parts))), *shares])

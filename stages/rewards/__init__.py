@@ -13,12 +13,16 @@ from importlib.util import find_spec
 from numbers import Real
 from pathlib import Path
 from traceback import extract_tb
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, ConfigDict, ValidationError, create_model
 
 from stages.answers.format import Format
 from stages.core.errors import UserError
+from stages.core.explain import explain
 from stages.core.grade import JUDGED_BY
 from stages.core.graph import declared
-from stages.core.params import Reward, unknown
+from stages.core.params import Reward, no_boolean, unknown
 from stages.rewards import code, cookbook, correctness, format, process, shaping
 from stages.rewards.combine import clipped, combined, one
 from stages.rewards.text import stand_in_ids
@@ -56,8 +60,8 @@ def load(
     """The functions that a section of params.yaml names, each under its name, and their weights.
 
     Raises:
-        UserError: no such reward or function, an option it does not take, or a custom function's
-            file that DVC does not watch.
+        UserError: no such reward or function, an option it does not take or of the wrong type, or a
+            custom function's file that DVC does not watch.
     """
     where = f"{section}.rewards"
     functions = [build(name, spec, fmt, where) for name, spec in rewards.items()]
@@ -215,14 +219,40 @@ def bind(key: str, function: Callable, spec: Reward, fmt: Format) -> Callable:
                 f"{where}.{option}: not an option of this reward"
                 f" (it takes {', '.join(own) or 'none'}): take it out"
             )
+    ours = function in OWN.values()
     if missing := [n for n in own if signature[n].default is inspect.Parameter.empty
-                   and n not in spec.options and function in OWN.values()]:  # fmt: skip
+                   and n not in spec.options and ours]:  # fmt: skip
         raise UserError(
             f"{where}: this reward needs {' and '.join(missing)}: add them, as docs/rewards.md does"
         )
-    fixed = {"fmt": fmt} if "fmt" in signature or takes_any else {}
+    options = typed(where, [signature[n] for n in own], spec.options) if ours else spec.options
+    fixed = ({"fmt": fmt} if "fmt" in signature or takes_any else {}) | options
 
     def reward(**columns) -> list[float | None]:
-        return function(**columns, **fixed, **spec.options)
+        if ours:  # no column may pass for an option
+            columns = {name: columns[name] for name in COLUMNS if name in columns}
+        return function(**{**columns, **fixed})
 
     return reward
+
+
+def typed(where: str, known: list[inspect.Parameter], options: dict[str, Any]) -> dict[str, Any]:
+    """The options as the annotations of a reward's parameters have them: a pair for a list.
+
+    Raises:
+        UserError: one is of another type, or out of range; says what it must be.
+    """
+    kinds: dict[str, Any] = {
+        p.name: p.annotation if p.annotation is bool
+        else Annotated[p.annotation, BeforeValidator(no_boolean)]
+        for p in known if p.name in options
+    }  # fmt: skip
+    model = create_model(
+        "Options",
+        __config__=ConfigDict(allow_inf_nan=False),
+        **{name: (kind, ...) for name, kind in kinds.items()},
+    )
+    try:
+        return model.model_validate(options).model_dump()
+    except ValidationError as error:
+        raise UserError(f"{where}.{explain(error.errors(), model)}") from None

@@ -14,11 +14,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from stages import rewards
 from stages.core import params as parameters
 from stages.core.errors import UserError
 from stages.core.files import decoded, parsed
+from stages.core.grade import require_types
 from stages.core.params import Params, Reward
 from stages.rewards.combine import one
 from stages.rewards.text import stand_in_ids, text
@@ -87,13 +89,37 @@ def read(source: str) -> Iterator[dict]:
                 continue
             where = f"{'stdin' if source == '-' else source}, line {number}"
             row = parsed(decoded(line, where), where)
-            if not isinstance(row, dict) or not isinstance(row.get("completion"), str | list):
-                raise UserError(f'{where}: a row is an object with a "completion": add it')
-            if "answer" not in row and "gold" not in row:
-                raise UserError(
-                    f'{where}: the row has no "answer", the gold to judge it by: add it'
-                )
+            require_row(row, where)
             yield row
+
+
+def require_row(row: Any, where: str) -> None:
+    """Raises UserError for what cannot be judged; names the field."""
+    if not isinstance(row, dict) or not is_completion(row.get("completion")):
+        raise UserError(
+            f'{where}: a row is an object with a "completion" (a text, or chat messages): add it'
+        )
+    if "answer" not in row and "gold" not in row:
+        raise UserError(f'{where}: the row has no "answer", the gold to judge it by: add it')
+    if isinstance(gold(row), bool) or not isinstance(gold(row), str | int | float):
+        name = "gold" if "gold" in row else "answer"
+        raise UserError(f'{where}: "{name}" is a text or a number: mend the row, or take it out')
+    if not isinstance(row.get("working"), str | None):
+        raise UserError(f'{where}: "working" is a text: mend it, or take it out')
+    if not isinstance(row.get("completion_ids"), list | None):
+        raise UserError(f'{where}: "completion_ids" is a list of tokens: mend it, or take it out')
+    require_types(row, where)
+
+
+def is_completion(value: Any) -> bool:
+    if isinstance(value, list):
+        last = value[-1] if value else None
+        return isinstance(last, dict) and isinstance(last.get("content"), str)
+    return isinstance(value, str)
+
+
+def gold(row: dict) -> Any:
+    return row.get("gold", row.get("answer"))
 
 
 def batches(rows: Iterator[dict]) -> Iterator[list[dict]]:
@@ -112,10 +138,12 @@ def as_columns(batch: list[dict]) -> dict[str, list]:
     names = {name for row in batch for name in row} - {"completion", "answer", "rewards", "total"}
     columns = {name: [row.get(name) for row in batch] for name in names}
     columns["completions"] = [row["completion"] for row in batch]
-    columns["gold"] = [str(row.get("gold", row.get("answer"))) for row in batch]
+    columns["gold"] = [str(gold(row)) for row in batch]
     columns.setdefault("working", [None] * len(batch))
-    ids = [stand_in_ids(text(row["completion"])) for row in batch]
-    columns.setdefault("completion_ids", ids)
+    columns["completion_ids"] = [
+        stand_in_ids(text(row["completion"])) if (ids := row.get("completion_ids")) is None else ids
+        for row in batch
+    ]
     return columns
 
 

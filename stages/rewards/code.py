@@ -3,6 +3,7 @@
 from stages.answers.format import Format
 from stages.core import code
 from stages.core.errors import UserError
+from stages.core.params import Count, Positive
 from stages.rewards.text import text
 
 
@@ -11,8 +12,8 @@ def unit_tests(
     fmt: Format,
     tests: list | None = None,
     strict: bool = False,
-    seconds: float = code.SECONDS,
-    threads: int | None = None,
+    seconds: Positive = code.SECONDS,
+    threads: Count | None = None,
     **_,
 ) -> list[float | None]:
     """The share of a problem's tests that the code passes; None where the sandbox itself failed.

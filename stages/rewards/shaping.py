@@ -5,11 +5,12 @@ import unicodedata
 
 from stages.answers.format import Format
 from stages.core.grade import Grade, grades
+from stages.core.params import Count
 from stages.rewards.text import MAX_CHARS, as_rows, text
 
 
 def overlong(
-    completions: list, completion_ids: list[list[int]], limit: int, buffer: int, **_
+    completions: list, completion_ids: list[list[int]], limit: Count, buffer: Count, **_
 ) -> list[float]:
     """0.0 up to `limit - buffer` tokens, then in a line to -1.0 at `limit` and beyond.
 
@@ -23,7 +24,7 @@ def overlong(
 
 
 def length_cosine(
-    completions: list, completion_ids: list[list[int]], gold: list[str], fmt: Format, limit: int,
+    completions: list, completion_ids: list[list[int]], gold: list[str], fmt: Format, limit: Count,
     right: tuple[float, float] = (1.0, 0.5), wrong: tuple[float, float] = (-1.0, -0.5), **columns,
 ) -> list[float | None]:  # fmt: skip
     """Right answers earn more when short, wrong ones lose less when long.
@@ -45,7 +46,7 @@ def length_cosine(
     return [score(*sample) for sample in zip(verdicts, lengths, strict=True)]
 
 
-def repetition(completions: list, words: int = 3, most: float = 1.0, **_) -> list[float]:
+def repetition(completions: list, words: Count = 3, most: float = 1.0, **_) -> list[float]:
     """0.0 where no run of `words` words occurs twice, down to `-most` where all are the same.
 
     `-most * (1 - distinct runs / runs)` (https://arxiv.org/abs/2502.03373).

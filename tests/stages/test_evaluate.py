@@ -10,7 +10,7 @@ from stages import evaluate, tasks
 from stages.core import harness
 from stages.core import params as parameters
 from stages.core.errors import UserError
-from stages.core.grade import Grade
+from stages.core.grade import Grade, comparison
 from stages.core.harness import Completion
 from stages.core.params import Source
 from stages.core.progress import Progress
@@ -187,3 +187,49 @@ def test_kinds_of_error(verdict, loose, completion, kind):
 def test_equal_answers_vote_together(answers, value):
     samples = [{"answer": a, "correct": a in ("5", "5.0", "$5")} for a in answers]
     assert evaluate.majority(samples) == pytest.approx(value)
+
+
+@pytest.mark.parametrize(
+    ("row", "answers", "right", "value"),
+    [
+        ({"options": ["21", "22"]}, ["B", "B) 22", "22", "A", "A"], "TTTFF", 1.0),
+        ({"aliases": []}, ["Zürich", "zurich", "the Zurich", "Bern", "Bern"], "TTTFF", 1.0),
+        ({"percent": "value"}, ["50%", "0.5", "0.7", "0.7"], "TTFF", 0.5),
+        ({"percent": "either"}, ["50%", "50", "0.7"], "TTF", 1.0),
+        ({"tests": ["assert f()"]}, ["x" * 1001] * 3 + ["y" * 1001] * 2, "TTTFF", 1.0),
+        ({"tests": ["assert f()"]}, ["f = 1.0", "f = 1", "g"], "TFF", 1 / 3),
+        ({"numbers": [1, 2]}, ["1+2", "2+1", "3", "3"], "TTFF", 0.5),
+        ({}, ["5 kg", "5 kg", "5"], "FFT", 0.0),
+        ({}, ["5", "5 kg", "5"], "TFT", 1.0),
+    ],
+)
+def test_a_vote_compares_as_the_rows_verdict_does(row, answers, right, value):
+    samples = [{"answer": a, "correct": r == "T"} for a, r in zip(answers, right, strict=True)]
+    assert evaluate.majority(samples, comparison(row)) == pytest.approx(value)
+
+
+def test_a_sample_keeps_what_its_row_is_judged_by(knowing):
+    loaded = params(samples_per_prompt=2, temperature=1.5)
+    made = rows(loaded)
+    made[0] |= {"options": ["2", "3"], "gold": "A"}
+    result = evaluate.evaluated(Path("models/grpo"), made, loaded, Progress("evaluate", 60))
+    assert result.samples[0]["options"] == ["2", "3"] and result.samples[0]["correct"]
+    assert "options" not in result.samples[1] and "percent" not in result.samples[1]
+    assert result.metrics["sums"]["maj@2"] in (0.5, 1.0)
+
+
+def sample(correct: bool, error: str | None, reward: float | None) -> dict:
+    flags = dict.fromkeys(("compliant", "shows_working", "truncated"), False)
+    return {"task": "t", "correct": correct, "flexible": correct, "error": error, "reward": reward,
+            **flags}  # fmt: skip
+
+
+def test_what_the_sandbox_failed_at_is_in_no_accuracy(knowing, caplog):
+    right, failed = sample(True, None, 1.0), sample(False, "sandbox", None)
+    found = evaluate.measured([right, failed] * 50, params())
+    alone = evaluate.measured([right] * 50, params())
+    for name in ("accuracy", "flexible_accuracy", "mean_reward"):
+        assert found[name] == alone[name] and found[name]["value"] == 1.0
+    assert "t: the sandbox failed on 50 of 100 programs: they are in no accuracy" in caplog.text
+    with pytest.raises(UserError, match="t: the sandbox failed on all 3 programs"):
+        evaluate.measured([failed] * 3, params())

@@ -326,3 +326,58 @@ def test_an_answer_joins_only_those_it_equals_all():
     assert solve.votes(["7", "6.0", "6", "6"]) == [("6", 3), ("7", 1)]
     assert solve.votes(["", None]) == [(None, 2)]
     assert solve.votes(["y" * 2000] * 2 + ["5"]) == [("y" * 2000, 2), ("5", 1)]
+
+
+CODE = {"tests": ["assert f(1) == 2"]}
+
+
+@pytest.mark.parametrize(
+    ("row", "answers", "correct", "voted"),
+    [
+        ({"gold": "(25-18)+15", "numbers": [18, 25, 15]}, ["22", "22", "25-18+15"],
+         [False, False, True], ("22", False)),
+        ({"answer": "Zurich", "aliases": []}, ["Zürich", "Bern", "the Zurich"],
+         [True, False, True], ("Zürich", True)),
+        ({"gold": "B", "options": ["21", "22"]}, ["22", "A", "B) 22"],
+         [True, False, True], ("22", True)),
+        ({"gold": 0.5, "percent": "value"}, ["50", "50%", "0.5"],
+         [False, True, True], ("50%", True)),
+        (CODE, ["f = lambda x: x", "def f(x): return 2", "def f(x): return 2"],
+         [False, True, True], ("def f(x): return 2", True)),
+        ({}, ["1", "2"], None, ("1", None)),
+    ],
+)  # fmt: skip
+def test_answers_are_judged_and_vote_as_in_training(
+    knowing, tmp_path, row, answers, correct, voted
+):
+    [one] = solve.many(jsonl(tmp_path / "rows.jsonl", {"question": "Q?", **row}))
+    params = parameters.load()
+    samples = [(params.format.tags.render(answer), False) for answer in answers]
+    assert solve.result(one, samples, False, params).get("correct") == correct
+    chosen = solve.result(one, samples, True, params)
+    assert (chosen["answer"], chosen.get("correct")) == voted
+
+
+def test_percent_is_the_tasks_where_the_row_does_not_say(knowing, raw):
+    params = parameters.validate(merged(raw, {"task": {"percent": "value"}}), "params.yaml")
+    sample = [(params.format.tags.render("50%"), False)]
+    assert solve.result(solve.ask("Q?", "0.5", "here"), sample, False, params)["correct"]
+
+
+def test_code_that_no_sandbox_could_run_is_neither_right_nor_wrong():
+    solved = {"question": "Q?", "answer": "f", "completion": "c", "cut_off": False}
+    assert solve.told({**solved, "correct": None}, False, False) == "c\nanswer: f"
+    assert solve.told({**solved, "correct": False}, False, False) == "c\nanswer: f (wrong)"
+    no_solution = {**solved, "correct": False, "gold": ""}
+    assert solve.told(no_solution, False, False) == "c\nanswer: f (wrong)"
+
+
+@pytest.mark.parametrize(
+    "column",
+    [{"numbers": 5}, {"numbers": ["5"]}, {"options": 7}, {"aliases": "Turicum"},
+     {"percent": "valu"}, {"tests": [1]}],
+)  # fmt: skip
+def test_a_column_of_the_wrong_type_is_named(tmp_path, column):
+    [name] = column
+    with pytest.raises(UserError, match=f'line 1: "{name}" is .*: mend it, or take it out'):
+        solve.many(jsonl(tmp_path / "rows.jsonl", {"question": "Q?", **column}))

@@ -11,8 +11,9 @@ import pytest
 
 from stages import base, standalone
 from stages.core import params as parameters
+from stages.core.errors import UserError
 from stages.core.files import read_rows
-from tests.conftest import ROOT
+from tests.conftest import ROOT, merged
 from tests.known import KNOWN, SHORT
 
 
@@ -87,3 +88,42 @@ def test_mistakes_end_in_one_line(knowing, arguments, says):
     done = run(*arguments, "--output-dir", "nothing")
     assert done.returncode == 1 and says in done.stderr and "Traceback" not in done.stderr
     assert not Path("nothing").exists()
+
+
+OWN = {"name": "rows", "source": "raw.jsonl", "watch": "raw.jsonl", "percent": "value",
+       "fields": {"question": "asked"}}  # fmt: skip
+MIXED = {"name": "mix", "source": None, "watch": ".",
+         "of": {"own": {k: v for k, v in OWN.items() if k != "watch"}, "sums": {"name": "gsm8k",
+                "source": "sums.jsonl"}}}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("task", "asked", "percent"),
+    [(OWN, "rows", "value"), (MIXED, "rows", "value"), (OWN, "gsm8k", "unit")],
+)
+def test_rows_of_the_projects_own_task_are_read_as_it_reads_them(here, raw, task, asked, percent):
+    loaded = parameters.validate(merged(raw, {"task": task}), "params.yaml")
+    Path("raw.jsonl").write_text(
+        json.dumps({"asked": "Q?", "question": "Q?", "answer": "#### 0.5"})
+    )
+    options = argparse.Namespace(task=asked, data=Path("raw.jsonl"), num_samples=None)
+    [row] = standalone.rows_of(options, loaded)
+    assert (row["question"], row["percent"], row["task"]) == ("Q?", percent, asked)
+
+
+def test_a_raw_row_may_call_its_fields_prompt_and_gold(here, raw):
+    Path("raw.jsonl").write_text(json.dumps({"prompt": SHORT, "gold": "2"}))
+    options = argparse.Namespace(task="rows", data=Path("raw.jsonl"), num_samples=None)
+    loaded = parameters.validate(raw, "params.yaml")
+    [row] = standalone.rows_of(options, loaded)
+    assert (row["question"], row["gold"]) == (SHORT, "2") and row["prompt"][-1]["content"] == SHORT
+    Path("raw.jsonl").write_text(json.dumps(row))
+    assert standalone.rows_of(options, loaded) == [row]
+
+
+def test_samples_are_not_taken_for_problems(here, raw):
+    sample = {"question": SHORT, "prompt": "p", "gold": "2", "completion": "3", "answer": "3"}
+    Path("raw.jsonl").write_text(json.dumps(sample))
+    options = argparse.Namespace(task="rows", data=Path("raw.jsonl"), num_samples=None)
+    with pytest.raises(UserError, match=r"raw.jsonl, row 1 is a sample, whose answer is a model's"):
+        standalone.rows_of(options, parameters.validate(raw, "params.yaml"))

@@ -41,6 +41,13 @@ def test_a_question_asked_twice_pairs_in_order_and_not_across_tasks():
     ]  # fmt: skip
 
 
+def test_what_was_not_judged_is_no_flip():
+    before, after = rows(a=True, b=True, c=False), rows(a=False, b=True, c=True)
+    after[0]["error"] = "sandbox"
+    found = compared("t", "sft", "grpo", {"sft": before, "grpo": after})
+    assert (found.n, len(found.gained), len(found.lost), found.difference) == (2, 1, 0, 0.5)
+
+
 def test_models_without_a_common_problem_are_not_compared():
     assert compared("t", "sft", "grpo", {"sft": rows(a=True), "grpo": rows(b=True)}) is None
     assert compared("t", "sft", "grpo", {"sft": rows(a=True)}) is None

@@ -53,6 +53,16 @@ def test_a_custom_reward_that_dvc_watches_with_its_option(own):
     assert short.__name__ == "short"
 
 
+def test_an_option_of_a_custom_reward_goes_before_a_column_of_its_name(own):
+    Path("dvc.yaml").write_text(
+        "stages: {audit: {deps: [my_rewards.py]}, grpo: {deps: [my_rewards.py]}}"
+    )
+    spec = {"weight": 1, "function": "my_rewards:brevity", "options": {"limit": 3}}
+    (short,), _ = load(short=spec)
+    messages = [[{"role": "assistant", "content": "abc"}]]
+    assert short(completions=messages, limit=[1]) == [1.0]
+
+
 def test_a_custom_reward_that_dvc_does_not_watch_is_refused_with_the_line_to_add(own):
     Path("dvc.yaml").write_text(
         "stages: {audit: {deps: [my_rewards.py]}, grpo: {deps: [other.py]}}"
@@ -77,3 +87,38 @@ def test_what_cannot_be_found_is_named(own, spec, says):
     )
     with pytest.raises(UserError, match=says):
         load(mine=spec)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "says"),
+    [
+        ("overlong", {"limit": 40, "buffer": 0}, r"buffer must be 1 or more \(given: 0\)"),
+        ("overlong", {"limit": "forty", "buffer": 4}, "limit must be a whole number"),
+        ("length_cosine", {"limit": 0}, "limit must be 1 or more"),
+        ("length_cosine", {"limit": 9, "right": 1.0}, "right must be two numbers"),
+        ("repetition", {"words": "three"}, "words must be a whole number"),
+        ("repetition", {"words": 2.5}, "words must be a whole number"),
+        ("unit_tests", {"seconds": "ten"}, "seconds must be a number"),
+        ("unit_tests", {"seconds": 0}, "seconds must be over 0"),
+        ("unit_tests", {"strict": "sometimes"}, "strict must be true or false"),
+        ("correctness", {"right": "yes"}, r"right must be a number \(given: 'yes'\)"),
+        ("correctness", {"right": True}, "right must be a number"),
+        ("correctness", {"right": None}, "right must be a number"),
+        ("correctness", {"right": float("inf")}, "right must be a finite number"),
+        ("script", {"name": 5}, "name must be a text"),
+    ],
+)
+def test_an_option_of_the_wrong_type_is_named_with_what_it_must_be(name, options, says):
+    with pytest.raises(UserError, match=rf"^grpo\.rewards\.{name}\.options\.{says}"):
+        load(**{name: {"options": options}})
+
+
+def test_options_that_yaml_read_as_text_or_list_are_what_the_reward_takes():
+    columns = {"completions": ["a b a b", "<answer>2</answer>"], "gold": ["2", "2"],
+               "completion_ids": [[1] * 2, [1] * 2]}  # fmt: skip
+    (runs, cosine), _ = load(
+        repetition={"options": {"words": "2"}},
+        length_cosine={"options": {"limit": 2, "right": [1, 0.25], "wrong": [-1, 0]}},
+    )
+    assert runs(**columns) == [pytest.approx(-1 / 3), 0.0]
+    assert cosine(**columns) == [0.0, 0.25]
