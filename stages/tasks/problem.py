@@ -45,7 +45,10 @@ def encodable(problem: Problem, place: str) -> Problem:
         UserError: half a character stands in it (`"\ud800"`), as JSON allows; names the row.
     """
     try:
-        json.dumps(vars(problem), ensure_ascii=False).encode()
+        for value in vars(problem).values():
+            if value:
+                text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+                text.encode()
     except UnicodeEncodeError as error:
         half = error.object[error.start].encode("ascii", "backslashreplace").decode()
         raise wrong(place, f"{half} is half a character, which UTF-8 cannot hold") from None
