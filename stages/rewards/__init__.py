@@ -18,7 +18,7 @@ from stages.answers.format import Format
 from stages.core import modules
 from stages.core.errors import UserError
 from stages.core.grade import JUDGED_BY
-from stages.core.graph import declared
+from stages.core.graph import EVALUATING, require_dependency
 from stages.core.params import Reward, unknown
 from stages.rewards import code, cookbook, correctness, format, process, shaping
 from stages.rewards.combine import clipped, combined, one
@@ -185,10 +185,7 @@ def careful(function: Callable, where: str) -> Callable:
     return checked
 
 
-WATCHERS = {
-    "grpo": ("audit", "grpo"),
-    "evaluate": ("evaluate", "evaluate_also", "evaluate_control"),
-}
+WATCHERS = {"grpo": ("audit", "grpo"), "evaluate": EVALUATING}
 
 
 def require_watched(module: str, file: Path, where: str) -> None:
@@ -198,18 +195,9 @@ def require_watched(module: str, file: Path, where: str) -> None:
     here = Path.cwd()
     if not file.is_relative_to(here):
         return  # an installed package: its version is pinned, not watched
-    stages, needed = declared(), modules.of_user(module, file.relative_to(here).as_posix())
-    for relative in sorted(needed):
-        lacking = []
-        for stage in WATCHERS[where.partition(".")[0]]:
-            entry = stages.get(stage, {})
-            if relative not in entry.get("do", entry).get("deps", []):
-                lacking.append(f"stages.{stage}.{'do.' if 'do' in entry else ''}deps")
-        if lacking:
-            raise UserError(
-                f"{where}: DVC does not watch {relative}, so that an edit would rerun nothing; "
-                f"add the line `- {relative}` to {' and '.join(lacking)} in dvc.yaml"
-            )
+    stages = WATCHERS[where.partition(".")[0]]
+    for needed in sorted(modules.of_user(module, file.relative_to(here).as_posix())):
+        require_dependency(needed, stages, where)
 
 
 def bind(key: str, function: Callable, spec: Reward, fmt: Format) -> Callable:

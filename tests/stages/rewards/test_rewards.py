@@ -9,7 +9,7 @@ from stages.answers.format import Format
 from stages.core import graph, resume
 from stages.core.errors import UserError
 from stages.core.params import Reward
-from tests.conftest import ROOT
+from tests.conftest import ROOT, watching
 
 FMT = Format()
 
@@ -62,17 +62,6 @@ def test_a_custom_reward_that_dvc_does_not_watch_is_refused_with_the_line_to_add
     )
     with pytest.raises(UserError, match=r"add the line `- my_rewards\.py` to stages\.grpo\.deps"):
         load(short={"weight": 1, "function": "my_rewards:brevity"})
-
-
-def watching(*files: str, by: tuple[str, ...]) -> None:
-    """The project's dvc.yaml with these files in the deps of these stages."""
-    text = (ROOT / "dvc.yaml").read_text()
-    for stage in by:
-        before, deps, after = text[text.index(f"\n  {stage}:\n") :].partition("deps:\n")
-        indent = before.rpartition("\n")[2]
-        lines = "".join(f"{indent}- {file}\n" for file in files)
-        text = text.replace(before + deps + after, before + deps + lines + after)
-    Path("dvc.yaml").write_text(text)
 
 
 SHORT = {"short": Reward(function="my_rewards:brevity")}
