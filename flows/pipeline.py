@@ -278,20 +278,27 @@ def _is_unchanged(stage: "Stage") -> bool:
 def slot_environments() -> list[dict[str, str]]:
     """Return what each of the stages that may run side by side finds in its environment.
 
-    Raises PipelineError where params.yaml sets run.max_parallel to anything but a count or `auto`.
+    A slot has a GPU for each of the `launch.processes` of a stage. Raises PipelineError where
+    params.yaml sets run.max_parallel to anything but a count or `auto`, or launch.processes to
+    anything but a count.
     """
     gpus, cores = _gpus(), os.cpu_count() or 1
-    run = (yaml.safe_load(Path("params.yaml").read_text()) or {}).get("run") or {}
-    count = run.get("max_parallel", "auto")
+    params = yaml.safe_load(Path("params.yaml").read_text()) or {}
+    processes = (params.get("launch") or {}).get("processes", 1)
+    if type(processes) is not int or processes < 1:
+        raise PipelineError(f"launch.processes is {processes!r}; it must be a count")
+    whole = max(1, len(gpus) // processes)
+    groups = [",".join(gpus[i * processes : (i + 1) * processes]) for i in range(whole)]
+    count = (params.get("run") or {}).get("max_parallel", "auto")
     if count == "auto":
-        count = len(gpus) or (1 if cores < 4 else 2)
+        count = whole if gpus else (1 if cores < 4 else 2)
     if type(count) is not int or count < 1:
         raise PipelineError(f"run.max_parallel is {count!r}; it must be a count or `auto`")
     if count == 1:
         return [{}]
     if gpus:
-        return [{"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} for i in range(count)]
-    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cores // count)))
+        return [{"CUDA_VISIBLE_DEVICES": groups[i % whole]} for i in range(count)]
+    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cores // (count * processes))))
     return [{"OMP_NUM_THREADS": threads}] * count
 
 

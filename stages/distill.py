@@ -23,7 +23,7 @@ from stages.core.errors import UserError
 from stages.core.files import indexed_rows, read_rows, write_rows
 from stages.core.grade import grades
 from stages.core.params import MATCHED, METHODS, Distill, Method, Params
-from stages.core.stage import Run
+from stages.core.stage import Run, log
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -93,7 +93,10 @@ def material(
             counts["reused"] = len(again)
         lessons = at_most(distinct(taken), distill)
     counts["kept"] = len(lessons)
-    return enough(lessons, distill) if distill.method == "verified" else lessons, counts
+    if distill.method == "verified":
+        counts["fell_back"] = int(len(lessons) < distill.min_samples)
+        lessons = enough(lessons, distill)
+    return lessons, counts
 
 
 def chosen(count: int, seed: int) -> list[dict]:
@@ -251,6 +254,9 @@ def enough(kept: list[dict], distill: Distill) -> Sequence[dict]:
     if len(kept) >= distill.min_samples:
         return kept
     if distill.if_fewer == "demonstrations":
+        log.warning("distill: the teacher got %d samples right, distill.min_samples asks for %d: "
+                    "the student learns from the demonstrations, not from the teacher",
+                    len(kept), distill.min_samples)  # fmt: skip
         return indexed_rows(DEMONSTRATIONS)
     raise UserError(
         f"the teacher got {len(kept)} samples right, distill.min_samples asks for "

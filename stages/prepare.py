@@ -19,7 +19,7 @@ from stages.core.files import Rows, in_parts, kept_rows, read_rows, write_json, 
 from stages.core.grade import grades, right
 from stages.core.overlap import Index, normalised
 from stages.core.params import GENERATED, MAX_SHOTS, Params, Source, Task
-from stages.core.stage import Run
+from stages.core.stage import Run, log
 from stages.tasks.problem import Problem, text_of
 
 if TYPE_CHECKING:
@@ -71,7 +71,11 @@ def body(params: Params, run: Run) -> dict:
     write(DEV, rows("dev", sides, params), None)
     write(TEST, rows("test", sides, params), None)
     write_rows(CONTAMINATION, found)
-    report = summary(sides, dropped, found)
+    report = summary(sides, dropped, found) | {"matched_exactly_only": index.exact_only}
+    if index.exact_only and any(part.name not in GENERATED for part in parts.values()):
+        log.info("prepare: %d of %d evaluation questions are too short, or too like many others, "
+                 "to be found in training data but as exact copies",
+                 index.exact_only, len(index.texts))  # fmt: skip
     write_json(REPORT, report)
     return report
 

@@ -59,10 +59,12 @@ def body(params: Params, run: Run) -> dict:
     source = lineage.read(evaluations.values())
     spent = stage_metrics(source)
     weights = {name: reward.weight for name, reward in params.grpo.rewards.items()}
+    fell_back = spent.get("distill", {}).get("fell_back")
+    what = scores.WHAT | ({otherwise.MAIN: scores.FELL_BACK} if fell_back else {})
 
     blocks = [
         *verdicts(found, compared),
-        *results(found, tasks, samples, compared),
+        *results(found, tasks, samples, compared, what),
         *taught_otherwise(params, every, tasks, against),
         *curves(weights),
         *diagnosis(spent),
@@ -73,7 +75,7 @@ def body(params: Params, run: Run) -> dict:
     title = f"{', '.join(tasks)}: base, SFT, GRPO, student"
     write_text(REPORTS / "report.md", page.markdown(title, blocks))
     write_text(REPORTS / "report.html", page.page(title, blocks))
-    write_text(REPORTS / "table.txt", plain(scores.brief(every, tasks)))
+    write_text(REPORTS / "table.txt", plain(scores.brief(every, tasks, what)))
     write_json(REPORTS / "summary.json", summary(every, tasks, [*compared, *against], spent))
     hand_over(run, every, tasks)
     if params.report.fail_if_worse and (harm := pairs.alarm(compared)):
@@ -256,8 +258,10 @@ def ratio(part: float, whole: float) -> str:
     return f"{part / whole:.0%} of its accuracy." if whole else "a teacher that solves nothing."
 
 
-def results(found: Scores, tasks: list[str], samples: Samples, compared: list[Pair]) -> list:
-    """Scores, pairs, levels and kinds of error."""
+def results(
+    found: Scores, tasks: list[str], samples: Samples, compared: list[Pair], what: dict[str, str]
+) -> list:
+    """Scores, pairs, levels and kinds of error; `what` says what each model is."""
     draw = charts.accuracy(found, tasks)
     charts.png(REPORTS / "accuracy.png", [draw])
     several, official = scores.sampled(found, tasks), scores.official(found)
@@ -265,7 +269,7 @@ def results(found: Scores, tasks: list[str], samples: Samples, compared: list[Pa
     blocks = [
         Heading("Results", "results"),
         Table(scores.full(found, tasks)),
-        Note("; ".join(f"{model}: {scores.WHAT[model]}" for model in found) + "."),
+        Note("; ".join(f"{model}: {what[model]}" for model in found) + "."),
         picture,
         *([Heading("Several samples a problem", "sampled"), Table(several)] if several else []),
         *([Heading("lm-eval's own tasks", "lm-eval"), Table(official)] if official else []),

@@ -50,6 +50,17 @@ def variety(completions, **_):
 """
 
 
+def watching(*files: str, by: tuple[str, ...]) -> None:
+    """The project's dvc.yaml with these files in the deps of these stages."""
+    text = (ROOT / "dvc.yaml").read_text()
+    for stage in by:
+        before, deps, after = text[text.index(f"\n  {stage}:\n") :].partition("deps:\n")
+        indent = before.rpartition("\n")[2]
+        lines = "".join(f"{indent}- {file}\n" for file in files)
+        text = text.replace(before + deps + after, before + deps + lines + after)
+    Path("dvc.yaml").write_text(text)
+
+
 def merged(values: dict, changes: dict) -> dict:
     """Nested `values` with `changes` laid over them."""
     return {

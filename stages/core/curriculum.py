@@ -66,7 +66,7 @@ def in_stages(
         seed: of the shuffling.
 
     Raises:
-        UserError: the rows lack what they are to be ordered by.
+        UserError: the rows lack what they are to be ordered by, or are fewer than the stages.
     """
     keys = list(map(difficulty(rows, rates, settings), rows))
     ordered = sorted(range(len(rows)), key=keys.__getitem__)
@@ -88,8 +88,16 @@ def stage_ends(n: int, stages: int | list[int]) -> list[int]:
 
     >>> stage_ends(500, 3), stage_ends(500, [100, 300])
     ([167, 333, 500], [100, 300, 500])
+
+    Raises:
+        UserError: a stage has no problem.
     """
     if isinstance(stages, int):
+        if stages > n:
+            raise UserError(
+                f"grpo.curriculum.stages: {stages} stages, but only {n} problems: lower it, or "
+                "raise task.pool, or widen grpo.curriculum.keep"
+            )
         return [round(n * (i + 1) / stages) for i in range(stages)]
     if stages[-1] >= n:
         raise UserError(

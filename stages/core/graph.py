@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import yaml
 from stages.core.errors import UserError
 
 DVC_YAML = Path("dvc.yaml")
+EVALUATING = ("evaluate", "evaluate_also", "evaluate_control")  # what runs stages.evaluate
 MEND = "`git checkout dvc.yaml` brings back the project's own"
 
 
@@ -53,6 +55,24 @@ def declared() -> dict[str, dict]:
         if not (entry.get("do", entry) or {}).get("deps"):
             raise UserError(f"dvc.yaml: stages.{name} has no deps: mend it; {MEND}")
     return stages
+
+
+def require_dependency(file: str, stages: Sequence[str], where: str) -> None:
+    """A user's file that these stages read must rerun them when it is edited.
+
+    Raises:
+        UserError: some do not have it as a dependency; `where` is the key that names it.
+    """
+    lacking, known = [], declared()
+    for stage in stages:
+        entry = known.get(stage, {})
+        if file not in entry.get("do", entry).get("deps", []):
+            lacking.append(f"stages.{stage}.{'do.' if 'do' in entry else ''}deps")
+    if lacking:
+        raise UserError(
+            f"{where}: DVC does not watch {file}, so that an edit would rerun nothing; "
+            f"add the line `- {file}` to {' and '.join(lacking)} in dvc.yaml"
+        )
 
 
 def of_stage(stage: str, values: dict) -> "Node":

@@ -79,18 +79,31 @@ def hashes(name: str) -> dict[str, str]:
     return {path: md5(Path(path)) for path in sorted(closure(f"stages/{name}.py"))}
 
 
-def closure(file: str) -> set[str]:
+def of_user(module: str, file: str) -> set[str]:
+    """The project's files outside stages/ that importing a module of the user's runs.
+
+    Args:
+        module: dotted.
+        file: its path from the project's root.
+    """
+    on_the_way = {path for path in files(module) if not path.startswith("stages/")}
+    return set().union(*(closure(path, ours=False) for path in {file, *on_the_way}))
+
+
+def closure(file: str, ours: bool = True) -> set[str]:
     """A file, and all that it reaches by imports and by READ."""
     reached, ahead = set(), {file}
     while ahead:
         reached |= ahead
-        found = [{*imported(name), *READ.get(name, [])} for name in ahead if name.endswith(".py")]
-        ahead = set().union(*found) - reached
+        scripts = [name for name in ahead if name.endswith(".py")]
+        ahead = set().union(*({*imported(name, ours), *READ.get(name, [])} for name in scripts))
+        ahead -= reached
     return reached
 
 
-def imported(file: str) -> set[str]:
-    """The project's non-empty modules that a file imports, wherever in it; packages on the way too.
+def imported(file: str, ours: bool = True) -> set[str]:
+    """The non-empty modules of stages/ that a file imports, wherever in it; packages on the way
+    too. Where not `ours`: those of the project outside stages/.
 
     Raises:
         UserError: it is not valid Python.
@@ -101,7 +114,9 @@ def imported(file: str) -> set[str]:
         line = getattr(error, "lineno", None)
         where = f", line {line}" if line else ""
         raise UserError(f"{file}{where} is not valid Python: mend it") from None
-    return {path for name in names if name.split(".")[0] == "stages" for path in files(name)}
+    tops = {name: name.partition(".")[0] for name in names}
+    return {path for name, top in tops.items() if top and (top == "stages") is ours
+            for path in files(name)}  # fmt: skip
 
 
 @cache

@@ -16,6 +16,9 @@ problems of the arithmetic task, whose templates give different problems the sam
 Of GSM8K's training set none is flagged with any n; without the rule about numbers three, two and
 two rows, each the template of a test question with other numbers. Numbers are those with digits:
 problems that differ in a number written as a word count as one.
+
+Chinese and Japanese write no spaces: each of their characters counts as a word. None of this was
+measured on them.
 """
 
 import hashlib
@@ -40,6 +43,7 @@ SIGNS = {
     **{"\xf7": "over", "^": "power", "=": "equals", "<": "less", ">": "greater"},
 }
 SIGN = re.compile(rf"(?<=[\d)])[ \t]*([{re.escape(''.join(SIGNS))}])[ \t]*(?=[\d(])")
+UNSPACED = re.compile("([\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])")
 NOT_WORD = re.compile(r"[\W_]+")
 ASCII = {code: " " for code in range(128) if not chr(code).isalnum()}
 
@@ -57,7 +61,7 @@ class Match:
 def normalised(text: str) -> str:
     """A text with case, accents' form, punctuation and spacing taken away.
 
-    A sign between two numbers is a word: it tells 3+4 from 3-4.
+    A sign between two numbers is a word: it tells 3+4 from 3-4. So is a Chinese character.
 
     >>> normalised("  Ada's 3 APPLES…"), normalised("What is 3-4?")
     ('ada s 3 apples', 'what is 3 minus 4')
@@ -65,7 +69,8 @@ def normalised(text: str) -> str:
     text = SIGN.sub(lambda found: f" {SIGNS[found[1]]} ", text)
     if text.isascii():  # the same by a shorter way
         return " ".join(text.lower().translate(ASCII).split())
-    return NOT_WORD.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
+    text = UNSPACED.sub(r" \1 ", unicodedata.normalize("NFKC", text).casefold())
+    return NOT_WORD.sub(" ", text).strip()
 
 
 class Index:

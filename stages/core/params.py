@@ -29,6 +29,7 @@ from stages.answers.format import Format
 from stages.core import schema
 from stages.core.errors import UserError
 from stages.core.explain import explain
+from stages.core.graph import EVALUATING, require_dependency
 
 PARAMS = Path("params.yaml")
 
@@ -959,7 +960,8 @@ def require_here(params: Params) -> None:
     """What the stages need of this machine, looked for before the first of them runs.
 
     Raises:
-        UserError: a local source, or a package that is asked for, is not there.
+        UserError: a local source, or a package that is asked for, is not there; or DVC does not
+            watch an lm-eval task's file.
     """
     task, student = params.task, params.distill.student
     sources = [(f"{path}.source", part.source) for path, part in named_parts(task)]
@@ -969,6 +971,9 @@ def require_here(params: Params) -> None:
     for key, source in sources:
         if source and is_local(source) and not Path(source).expanduser().exists():
             raise UserError(f"{key}: {source} is not there: put it there, or name another")
+    for file in params.evaluate.tasks:
+        if file.endswith(".yaml") and Path(file).is_file():
+            require_dependency(os.path.normpath(file), EVALUATING, "evaluate.tasks")
     accelerate = params.launch.accelerate
     if accelerate and not Path(accelerate).is_file():
         raise UserError(

@@ -325,6 +325,9 @@ def tokenised(
 ) -> "Dataset":
     """Token ids of prompt and completion, and which are the completion's: as TRL would make them,
     which takes the rows one by one. Of rows of at most `limit` tokens.
+
+    Raises:
+        UserError: none is that short, or the chat template leaves out some of a completion.
     """
     from datasets import Dataset, Features, List, Value, concatenate_datasets
 
@@ -344,12 +347,16 @@ def token_columns(
 ) -> list[dict[str, list[int]]]:
     from trl.data_utils import common_prefix_length
 
-    def ids(messages: list[list[dict]], **named: bool) -> list[list[int]]:
-        texts = tokenizer.apply_chat_template(messages, tokenize=False, **named)
+    def texts(messages: list[list[dict]], **named: bool) -> list[str]:
+        return tokenizer.apply_chat_template(messages, tokenize=False, **named)
+
+    def ids(texts: list[str]) -> list[list[int]]:
         return tokenizer(texts, add_special_tokens=False)["input_ids"]
 
-    prompts = ids([row["prompt"] for row in rows], add_generation_prompt=True)
-    wholes = ids([row["prompt"] + row["completion"] for row in rows])
+    prompts = ids(texts([row["prompt"] for row in rows], add_generation_prompt=True))
+    rendered = texts([row["prompt"] + row["completion"] for row in rows])
+    require_completions(rows, rendered, tokenizer)
+    wholes = ids(rendered)
     columns = []
     for prompt, whole in zip(prompts, wholes, strict=True):
         # where tokens merge across the border, the completion begins where the two part
@@ -357,6 +364,24 @@ def token_columns(
         mask = [0] * shared + [1] * (len(whole) - shared)
         columns.append({"input_ids": whole, "completion_mask": mask})
     return columns
+
+
+def require_completions(
+    rows: list[dict], rendered: list[str], tokenizer: "PreTrainedTokenizerBase"
+) -> None:
+    """Templates of reasoning models take the working out of earlier turns; some, out of the last.
+
+    Raises:
+        UserError: a rendered row lacks some of its completion, other than spaces and line breaks.
+    """
+    for row, text in zip(rows, rendered, strict=True):
+        said = row["completion"][-1]["content"]
+        if said not in text and "".join(said.split()) not in "".join(text.split()):
+            raise UserError(
+                f"the chat template of {tokenizer.name_or_path} leaves out some of the completion "
+                f"{said[:40]!r}, which would not be trained on: mend chat_template.jinja in a copy "
+                "of the model and name that folder, or choose other tags in `format`"
+            )
 
 
 def dataset(rows: Sequence[dict]) -> "Dataset":

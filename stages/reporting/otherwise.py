@@ -22,7 +22,7 @@ class Taught(NamedTuple):
 def taught(training: dict) -> Taught:
     """As its training's metrics say; too few verified samples make demonstrations of them."""
     method, rows = training["method"], training.get("rows")
-    if rows is not None and rows != training["kept"]:
+    if training.get("fell_back"):
         method = f"{method} (too few: demonstrations)"
     return Taught(method, rows)
 

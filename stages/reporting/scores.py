@@ -23,6 +23,7 @@ CONTROLS = {
     "sft-all": "as sft, on all demonstrations, the wrong ones among them",
 }
 WHAT = MODELS | CONTROLS
+FELL_BACK = "trained on the demonstrations, as the teacher got too few samples right"
 SAMPLED = r"(pass|maj)@\d+|entropy"
 ORDER = ("pass", "maj", "entropy")
 ERRORS = ("reasoning", "extraction", "truncation", "format", "sandbox")
@@ -52,15 +53,21 @@ def entries(scores: dict[str, dict], tasks: list[str]) -> list[tuple[str, str, d
     ]
 
 
-def brief(scores: dict[str, dict], tasks: list[str]) -> Rows:
-    """The table for the terminal; a column says the task where there is more than one."""
+def brief(scores: dict[str, dict], tasks: list[str], what: dict[str, str] = WHAT) -> Rows:
+    """The table for the terminal; a column says the task where there is more than one.
+
+    Args:
+        scores: model -> its metrics.
+        tasks: those of the table.
+        what: model -> what it is.
+    """
     rows: Rows = [["model", "parameters", "accuracy", "95 % interval", "format", "what it is"]]
     found = entries(scores, tasks)
     for _, model, s in found:
         rows.append([
             model, f"{scores[model]['parameters']:,}", f"{s['accuracy']:.3f}",
             f"[{s['low']:.3f}, {s['high']:.3f}]", number(s.get("format_compliance_rate")),
-            WHAT.get(model) or f"the same student taught by {model.removeprefix('student-')}",
+            what.get(model) or f"the same student taught by {model.removeprefix('student-')}",
         ])  # fmt: skip
     return with_task(rows, [task for task, _, _ in found])
 

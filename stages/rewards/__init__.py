@@ -18,10 +18,11 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, ConfigDict, ValidationError, create_model
 
 from stages.answers.format import Format
+from stages.core import modules
 from stages.core.errors import UserError
 from stages.core.explain import explain
 from stages.core.grade import JUDGED_BY
-from stages.core.graph import declared
+from stages.core.graph import EVALUATING, require_dependency
 from stages.core.params import Reward, no_boolean, unknown
 from stages.rewards import code, cookbook, correctness, format, process, shaping
 from stages.rewards.combine import clipped, combined, one
@@ -61,7 +62,7 @@ def load(
 
     Raises:
         UserError: no such reward or function, an option it does not take or of the wrong type, or a
-            custom function's file that DVC does not watch.
+            file of a custom function that DVC does not watch.
     """
     where = f"{section}.rewards"
     functions = [build(name, spec, fmt, where) for name, spec in rewards.items()]
@@ -136,7 +137,7 @@ def find(key: str, spec: Reward, fmt: Format) -> Callable:
 
 
 def custom(key: str, path: str) -> Callable:
-    """A user's function, if the file it lives in is a dependency of the stages that call it."""
+    """A user's function, if its files are dependencies of the stages that call it."""
     module, _, attribute = path.partition(":")
     where = f"{key}.function"
     try:
@@ -148,7 +149,7 @@ def custom(key: str, path: str) -> Callable:
             f"{where}: {path!r} names no function: write package.module:name, of a file that is "
             "in the project's root or installed"
         )
-    require_watched(Path(spec.origin), where)
+    require_watched(module, Path(spec.origin), where)
     try:
         function = getattr(import_module(module), attribute, None)
     except (ImportError, SyntaxError, NameError) as error:
@@ -188,23 +189,19 @@ def careful(function: Callable, where: str) -> Callable:
     return checked
 
 
-WATCHERS = {"grpo": ("audit", "grpo"), "evaluate": ("evaluate",)}
+WATCHERS = {"grpo": ("audit", "grpo"), "evaluate": EVALUATING}
 
 
-def require_watched(file: Path, where: str) -> None:
-    """An edited reward must rerun the stages that call it: they must have it as a dependency."""
+def require_watched(module: str, file: Path, where: str) -> None:
+    """An edited reward must rerun the stages that call it: they must have it as a dependency, and
+    what it imports of the project.
+    """
     here = Path.cwd()
     if not file.is_relative_to(here):
         return  # an installed package: its version is pinned, not watched
-    relative = file.relative_to(here).as_posix()
-    stages = declared()
-    for stage in WATCHERS[where.partition(".")[0]]:
-        entry = stages.get(stage, {})
-        if relative not in entry.get("do", entry).get("deps", []):
-            raise UserError(
-                f"{where}: DVC does not watch {relative}, so that an edit would rerun nothing; "
-                f"add the line `- {relative}` to stages.{stage}.deps in dvc.yaml"
-            )
+    stages = WATCHERS[where.partition(".")[0]]
+    for needed in sorted(modules.of_user(module, file.relative_to(here).as_posix())):
+        require_dependency(needed, stages, where)
 
 
 def bind(key: str, function: Callable, spec: Reward, fmt: Format) -> Callable:

@@ -40,6 +40,7 @@ def main() -> None:
     scoring.add_argument("rows", nargs="?", default="-", help="a JSONL file; - is stdin")
     options = parser.parse_args()
     if options.command == "audit":
+        del sys.argv[1:]  # a stage takes none
         runpy.run_module("stages.audit", run_name="__main__")
     else:
         try:

@@ -151,6 +151,11 @@ def broken_template(folder: Path) -> None:
     file.write_text("{% for message in messages %}{{ message.content }}")
 
 
+def stripping_template(folder: Path) -> None:
+    file = folder / "models/base/chat_template.jinja"
+    file.write_text("{% for m in messages %}{{ m.content.split('<answer>')[-1] }}{% endfor %}")
+
+
 def moved_source(folder: Path) -> None:
     shutil.rmtree(folder / "models/base")
     (folder / "models/base").mkdir()

@@ -223,6 +223,35 @@ def test_a_slot_has_a_gpu_or_a_share_of_the_cores(
     assert slot_environments() == slots
 
 
+@pytest.mark.parametrize(
+    ("setting", "gpus", "processes", "groups"),
+    [
+        ("auto", "0,1,2,3", 2, ["0,1", "2,3"]),
+        ("auto", "4,5,6,7,8", 2, ["4,5", "6,7"]),
+        (3, "0,1,2,3", 2, ["0,1", "2,3", "0,1"]),
+        (2, "0,1,2,3", 4, ["0,1,2,3"] * 2),
+        (2, "0,1", 4, ["0,1"] * 2),  # too few: the stage says so
+        ("auto", "0,1,2,3", 4, None),
+        ("auto", "0,1", 4, None),
+    ],
+)
+def test_a_slot_has_a_gpu_for_each_process_of_a_stage(
+    checkout, monkeypatch, setting, gpus, processes, groups
+):
+    checkout.set(run={"max_parallel": setting}, launch={"processes": processes})
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+    wanted = [{"CUDA_VISIBLE_DEVICES": group} for group in groups] if groups else [{}]
+    assert slot_environments() == wanted
+
+
+def test_the_processes_of_a_stage_share_its_cores(checkout, monkeypatch):
+    checkout.set(run={"max_parallel": 2}, launch={"processes": 2})
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    assert slot_environments() == [{"OMP_NUM_THREADS": "2"}] * 2
+
+
 def test_the_stage_with_the_longest_chain_before_it_comes_first():
     needs = {"prepare": [], "sft": ["prepare"], "also": ["prepare"], "grpo": ["sft"],
              "evaluate": ["grpo", "also"], "look": ["sft"]}  # fmt: skip
@@ -267,4 +296,11 @@ def test_who_gives_up_waiting_leaves_the_slot_to_the_next():
 def test_a_senseless_max_parallel_is_refused(checkout, wrong):
     checkout.set(run={"max_parallel": wrong})
     with pytest.raises(PipelineError, match=r"run.max_parallel is .*; it must be"):
+        slot_environments()
+
+
+@pytest.mark.parametrize("wrong", [0, "4", True, None])
+def test_a_senseless_number_of_processes_is_refused(checkout, wrong):
+    checkout.set(launch={"processes": wrong})
+    with pytest.raises(PipelineError, match=r"launch.processes is .*; it must be a count"):
         slot_environments()

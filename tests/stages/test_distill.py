@@ -112,6 +112,17 @@ def test_too_few_verified_samples_are_an_error_that_names_the_remedies(raw):
         distill.enough(kept[:1], section)
 
 
+@pytest.mark.parametrize(("asked", "fell_back"), [(1, 0), (1000, 1)])
+def test_falling_back_to_demonstrations_is_told(here, caplog, asked, fell_back):
+    given = loaded({"min_samples": asked, "if_fewer": "demonstrations", "num_samples": 4})
+    lessons, counts = distill.material(given, run_of(given), tokenizer())
+    resume.finished("distill")
+    assert counts["fell_back"] == fell_back
+    assert (list(lessons) == list(read_rows(distill.DEMONSTRATIONS))) == bool(fell_back)
+    says = "distill.min_samples asks for 1000: the student learns from the demonstrations"
+    assert (says in caplog.text) == bool(fell_back)
+
+
 @pytest.mark.parametrize(
     ("changes", "kept"),
     [

@@ -82,7 +82,8 @@ def test_duplicates_and_leaks_are_dropped_and_counted(raw):
     assert dropped == {"duplicate": 1, "gold unusable": 2, "trace not right": 1}
 
 
-def test_training_rows_that_an_evaluation_asks_are_dropped_and_reported(here, tiny):
+def test_training_rows_that_an_evaluation_asks_are_dropped_and_reported(here, tiny, caplog):
+    caplog.set_level("INFO")
     question = "A farmer has {} hens and each of them lays three eggs on every day of the week."
     made = [{"question": question.format(n) + f" How many in {n}?", "answer": "1"}
             for n in range(20)]  # fmt: skip
@@ -97,12 +98,14 @@ def test_training_rows_that_an_evaluation_asks_are_dropped_and_reported(here, ti
                     "demonstrations": 8, "pool": 7}  # fmt: skip
     report = prepare.body(params.validate(tiny, "params.yaml"), run=None)
     assert report["contaminated"] == 2, "numbers tell the others apart"
+    assert report["matched_exactly_only"] == 0 and "exact copies" not in caplog.text
     assert [(f["by"], f["found_in"], f["found_row"]) for f in rows("contamination")] == [
         ("exact", "raw/other.json", 1), ("n-gram", "rows test", 1)
     ]  # fmt: skip
 
 
-def test_a_mixture_divides_by_weight_and_keeps_each_rows_own_judge(here, tiny):
+def test_a_mixture_divides_by_weight_and_keeps_each_rows_own_judge(here, tiny, caplog):
+    caplog.set_level("INFO")
     code = [{"problem": f"Return {n}.", "tests": [f"assert f() == {n}"],
              "solution": f"def f(): return {n}"} for n in range(20)]  # fmt: skip
     choice = [{"question": f"{n}?", "options": ["A)1", "B)2"], "answer": "b"} for n in range(40)]
@@ -116,6 +119,8 @@ def test_a_mixture_divides_by_weight_and_keeps_each_rows_own_judge(here, tiny):
                "choice": {"name": "rows", "source": "raw/choice.jsonl", "test": 3}},
     }  # fmt: skip
     report = prepare.body(params.validate(tiny, "params.yaml"), run=None)
+    assert report["matched_exactly_only"] == 4
+    assert "4 of 16 evaluation questions are too short" in caplog.text
     assert report["tasks"] == {
         "sums": {"demonstrations": 8, "pool": 6, "dev": 2, "test": 4},
         "code": {"demonstrations": 4, "pool": 3, "dev": 1, "test": 2},

@@ -254,6 +254,19 @@ def test_the_same_student_taught_otherwise(project, params):
     assert all(v[1:] in ids for name, v in found.attributes if name == "href")
 
 
+def test_a_student_of_demonstrations_is_not_called_the_teachers(project, params):
+    write_project({"arithmetic": RIGHT})
+    wanted = {0: "distilled from the GRPO model", 1: "trained on the demonstrations, as"}
+    for fell_back in wanted:
+        write_json(Path("metrics/distill.json"),
+                   {"method": "verified", "kept": 3, "rows": 8000, "fell_back": fell_back,
+                    "seconds": 61.4})  # fmt: skip
+        run(params)
+        for file in ("report.md", "report.html", "table.txt"):
+            text = Path("reports", file).read_text()
+            assert [words in text for words in wanted.values()] == [not fell_back, bool(fell_back)]
+
+
 def test_controls_stand_behind_sft_and_grpo_is_compared_with_each(project, params):
     right = {**RIGHT, "sft-longer": 21, "sft-verified": 35}
     write_project({"arithmetic": right}, controls=("longer", "verified"))

@@ -48,6 +48,14 @@ def test_stages_may_end_where_one_says():
         order("steps", stages=[1, 9])
 
 
+@pytest.mark.parametrize("stages", [2, 9])
+def test_every_stage_has_a_problem(stages):
+    with pytest.raises(UserError, match=f"stages: {stages + 1} stages, but only {stages} problems"):
+        curriculum.in_stages(ROWS[:stages], RATES, settings(by="steps", stages=stages + 1), 9, 0)
+    rows = curriculum.in_stages(ROWS[:stages], RATES, settings(by="steps", stages=stages), 9, 0)
+    assert {row["question"] for row in rows} == {row["question"] for row in ROWS[:stages]}
+
+
 def test_the_order_within_a_stage_is_the_seeds():
     assert order("steps", 90) == order("steps", 90)
     assert order("steps", 90) != order("steps", 90, seed=1)

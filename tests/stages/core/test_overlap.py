@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.core.overlap import COMMON, THRESHOLD, Index, Match, N, normalised
+from stages.core.overlap import COMMON, THRESHOLD, UNSPACED, Index, Match, N, normalised
 from stages.core.params import Source
 from stages.tasks import arithmetic
 
@@ -38,14 +38,19 @@ def restyled(text: str, rng: random.Random) -> str:
     return "".join(rng.choice(["", " ", "(*"]) + w + rng.choice([" ", ", ", "\n- "]) for w in words)
 
 
+def spaced(character: str) -> str:
+    """Kana and Han characters are words."""
+    if not character.isalnum():
+        return " "
+    return f" {character} " if UNSPACED.fullmatch(character) else character
+
+
 def test_normalised_is_its_definition_for_every_character():
     characters = [chr(code) for code in range(sys.maxunicode + 1)]
     for start in range(0, len(characters), 4096):
         text = "x".join(characters[start : start + 4096])
         folded = unicodedata.normalize("NFKC", text).casefold()
-        assert normalised(text) == " ".join(
-            "".join(c if c.isalnum() else " " for c in folded).split()
-        )
+        assert normalised(text) == " ".join("".join(map(spaced, folded)).split())
 
 
 @given(st.text(st.characters(max_codepoint=127)))
@@ -154,6 +159,22 @@ def test_a_set_phrase_of_many_items_is_no_evidence():
     assert made.match(phrase + "what is the way from here to there") is None
     assert made.match(phrase + "how bb is the way from here to there") is None
     assert made.match("Please. " + items[3]) == Match("test", 4, "n-gram", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("小明有3个苹果、又买了5个苹果、现在一共有多少个苹果。", "exact"),
+        ("请回答。小红有3个苹果、又买了5个苹果、现在一共有多少个苹果。", "n-gram"),
+        ("小明有3个苹果、又买了9个苹果、现在一共有多少个苹果。", None),
+        ("一辆汽车每小时行驶3公里、5小时可以行驶多少公里。", None),
+    ],
+)
+def test_text_without_spaces_is_compared_character_by_character(text, found):
+    made = index("小明有3个苹果,又买了5个苹果,现在一共有多少个苹果?", "猫")
+    match = made.match(text)
+    assert (match.by if match else None) == found
+    assert made.exact_only == 1
 
 
 def test_short_and_common_items_match_only_exactly():

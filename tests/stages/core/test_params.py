@@ -5,7 +5,7 @@ import yaml
 
 from stages.core import explain, params, schema
 from stages.core.errors import UserError
-from tests.conftest import ROOT, merged
+from tests.conftest import ROOT, merged, watching
 
 
 def refusal(raw: dict, changes: dict) -> str:
@@ -74,3 +74,14 @@ def test_every_bounded_option_is_one_of_trls_or_pefts():
 def test_a_schedule_is_one_that_transformers_has(raw):
     raw["sft"]["trainer"]["lr_scheduler_type"] = "constant_with_warmup"
     params.validate(raw, "params.yaml")
+
+
+def test_an_edited_task_of_lm_eval_reruns_all_that_evaluate(here, raw):
+    Path("my_task.yaml").write_text("task: mine")
+    raw["evaluate"]["tasks"] = ["gsm8k", "./my_task.yaml"]
+    given = params.validate(raw, "params.yaml")
+    watching("my_task.yaml", by=("evaluate",))
+    with pytest.raises(UserError, match=r"`- my_task\.yaml` to stages\.evaluate_also\.do"):
+        params.require_here(given)
+    watching("my_task.yaml", by=("evaluate", "evaluate_also", "evaluate_control"))
+    params.require_here(given)

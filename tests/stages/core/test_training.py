@@ -142,6 +142,37 @@ def test_rows_become_the_tokens_and_labels_that_trl_makes(supervisors):
     assert any(-100 in labels for labels in own.train_dataset["labels"])
 
 
+@pytest.fixture
+def templated():
+    """A tokenizer whose template has this in place of a message, of which `said` are the parts."""
+
+    def made(said: str):
+        tokenizer = base.make_tokenizer(PARAMS)
+        tokenizer.name_or_path = "models/base"
+        tokenizer.chat_template = (
+            "{% for m in messages %}[{{ m.role }}]{% set said = m.content.split('</think>') %}"
+            f"{said}{{% endfor %}}"
+        )
+        return tokenizer
+
+    return made
+
+
+def test_a_template_that_takes_the_working_out_is_refused(templated):
+    stripping = templated("{{ said[-1] }}")  # as DeepSeek-R1's does
+    plain = [{**row, "completion": [{"role": "assistant", "content": "1"}]} for row in ROWS]
+    assert len(training.tokenised(plain, stripping, 512, "sft")) == len(plain)
+    with pytest.raises(UserError, match=r"template of models/base leaves out some of .*<think>1"):
+        training.tokenised(plain + ROWS, stripping, 512, "sft")
+
+
+def test_a_template_that_only_spaces_the_working_is_taken(templated):
+    spacing = templated("{{ said | join('</think>\n\n') }}")  # as Qwen3's does
+    row = training.token_columns(ROWS, spacing)[0]
+    labelled = [id for id, own in zip(*row.values(), strict=True) if own]
+    assert spacing.decode(labelled).endswith("<think>1</think>\n\n<answer>1</answer>")
+
+
 def test_a_data_set_of_parts_is_that_of_all_rows_at_once():
     from datasets import Dataset
 

@@ -10,8 +10,8 @@ def rows(task: str, right: int) -> list[dict]:
 
 def test_a_student_is_called_by_what_it_was_really_taught_from():
     verified = {"method": "verified", "kept": 7, "sampled": 90}
-    assert otherwise.taught({**verified, "rows": 7}) == Taught("verified", 7)
-    fallen_back = otherwise.taught({**verified, "rows": 8000})
+    assert otherwise.taught({**verified, "rows": 7, "fell_back": 0}) == Taught("verified", 7)
+    fallen_back = otherwise.taught({**verified, "rows": 8000, "fell_back": 1})
     assert fallen_back == Taught("verified (too few: demonstrations)", 8000)
     assert otherwise.taught(verified) == Taught("verified", None), "metrics of an older version"
 

@@ -1,3 +1,4 @@
+import shutil
 import sys
 from pathlib import Path
 
@@ -5,8 +6,10 @@ import pytest
 
 from stages import rewards
 from stages.answers.format import Format
+from stages.core import graph, resume
 from stages.core.errors import UserError
 from stages.core.params import Reward
+from tests.conftest import ROOT, watching
 
 FMT = Format()
 
@@ -69,6 +72,43 @@ def test_a_custom_reward_that_dvc_does_not_watch_is_refused_with_the_line_to_add
     )
     with pytest.raises(UserError, match=r"add the line `- my_rewards\.py` to stages\.grpo\.deps"):
         load(short={"weight": 1, "function": "my_rewards:brevity"})
+
+
+SHORT = {"short": Reward(function="my_rewards:brevity")}
+
+
+def test_every_stage_that_evaluates_watches_a_custom_reward(own):
+    watching("my_rewards.py", by=("evaluate",))
+    with pytest.raises(
+        UserError,
+        match=r"to stages\.evaluate_also\.do\.deps and stages\.evaluate_control\.do\.deps in dvc",
+    ):
+        rewards.load(SHORT, FMT, "evaluate")
+    watching("my_rewards.py", by=("evaluate", "evaluate_also", "evaluate_control"))
+    rewards.load(SHORT, FMT, "evaluate")
+    callers = {name for name, entry in graph.declared().items()
+               if "stages.evaluate" in entry.get("do", entry)["cmd"]}  # fmt: skip
+    assert callers == set(rewards.WATCHERS["evaluate"])
+
+
+def test_what_a_custom_reward_imports_is_watched_and_no_resume_mixes_two_of_it(own):
+    Path("my_rewards.py").write_text(f"import my_tools.limits, json, stages.rewards\n{OWN}")
+    Path("my_tools").mkdir()
+    Path("my_tools/__init__.py").write_text("")
+    Path("my_tools/limits.py").write_text("from .deep import LIMIT")
+    Path("my_tools/deep.py").write_text("LIMIT = 3")
+    files = ["my_rewards.py", "my_tools/deep.py", "my_tools/limits.py"]
+    for lacking in files:
+        watching(*(file for file in files if file != lacking), by=("audit", "grpo"))
+        says = rf"add the line `- {lacking}` to stages\.audit\.deps and stages\.grpo\.deps in dvc"
+        with pytest.raises(UserError, match=says):
+            rewards.load(SHORT, FMT)
+    watching(*files, by=("audit", "grpo"))
+    rewards.load(SHORT, FMT)
+    shutil.copy(ROOT / "params.yaml", "params.yaml")
+    before = resume.key("grpo")
+    Path("my_tools/deep.py").write_text("LIMIT = 4")
+    assert resume.key("grpo") != before
 
 
 @pytest.mark.parametrize(
