@@ -39,8 +39,9 @@ _IN_ORDER = re.compile(
 )
 # `5-3`, `8/10/2020`: a score, a range, a date, a code. One slash alone is a fraction.
 _PLACES = re.compile(r"\d[\d.,]*(?:-\d[\d.,]*)+|\d+(?:[-/]\d+){2,}", re.ASCII)
+_QUOTIENT = re.compile(r"\\[dtc]?frac|/(?!1$)")
 _UNEVALUATED = re.compile(
-    r"(?:(?<=[\w.)}%])|(?<=[\w.)}]\|))(?:[-+*]|\\times(?![a-z])|\\cdot(?![a-z]))"
+    r"(?:(?<=[\w.)}%])|(?<=[\w.)}]\|))(?:[-+*]|\\times(?![a-z])|\\cdot(?![a-z])|\\div(?![a-z]))"
     r"|\)\(|(?<![_\d])\d+\(",
     re.ASCII,
 )
@@ -201,7 +202,8 @@ def same_scalar(gold: tuple, answer: tuple, decide: Decide) -> bool:
     (text, factor), (other, other_factor) = gold, answer
     value, other_value = number(text), number(other)
     if value is not None and other_value is not None:
-        return value * factor == other_value * other_factor
+        divided = undivided(text, value) or not undivided(other, other_value)
+        return value * factor == other_value * other_factor and divided
     if value is not None and unevaluated(other):
         return False
     if any(groups := (places(text), places(other))):
@@ -238,6 +240,15 @@ def unevaluated(text: str) -> bool:
     (False, False, False)
     """
     return _UNEVALUATED.search(compact(text)) is not None
+
+
+def undivided(text: str, value: Fraction) -> bool:
+    r"""Is a whole number written as a quotient, which a fraction in its lowest terms never is?
+
+    >>> undivided("144/2", Fraction(72)), undivided(r"\frac{6}{4}", Fraction(3, 2))
+    (True, False)
+    """
+    return value.denominator == 1 and _QUOTIENT.search(text) is not None
 
 
 def places(text: str) -> list[Fraction | str] | None:

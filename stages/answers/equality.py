@@ -34,8 +34,9 @@ def equal(
 
     Not equal to one value: a list, alternatives (`5 or 6`, `5\pm0`), a chain (`6=5`), a rounded
     value (24999 for 25000, .333 for 1/3), the same digits in another base. Not equal to a number: a
-    sum, difference or product of its value that is left to work out (48+24 for 72). A score, range
-    or date (3-1, 8/10/2020) equals the same numbers in the same places alone.
+    sum, difference, product or whole quotient of its value that is left to work out (48+24 or 144/2
+    for 72). A score, range or date (3-1, 8/10/2020) equals the same numbers in the same places
+    alone.
 
     >>> equal("1080", "$1,080.00"), equal("5", "x = 5"), equal("1/3", "0.333"), equal("5", "5 or 6")
     (True, True, False, False)
@@ -70,7 +71,8 @@ def same(gold: str, answer: str, percent: Percent) -> bool:
         return True
     value, other = number(gold), number(answer)
     if value is not None and other is not None:
-        return value == other
+        divided = compare.undivided(gold, value) or not compare.undivided(answer, other)
+        return value == other and divided
     if too_deep(gold) or too_deep(answer):
         return False
     try:
