@@ -25,7 +25,7 @@ from stages.core import harness, launch, libraries, resume, stage
 from stages.core.batches import Batches
 from stages.core.errors import UserError
 from stages.core.files import read_rows, write_json, write_rows
-from stages.core.grade import Grade, comparison, flexible, grades, judged_by
+from stages.core.grade import Grade, comparison, flexible, grades, kept
 from stages.core.harness import Completion
 from stages.core.params import CONTROLS, METHODS, Params
 from stages.core.progress import Progress
@@ -144,7 +144,7 @@ def judged(
             "correct": bool(verdict.correct), "flexible": loose, "compliant": verdict.compliant,
             "shows_working": verdict.shows_working, "reward": rewards.total(score, weights),
             "tokens": completion.tokens, "truncated": not completion.ended,
-            "error": error(verdict, loose, completion), **judged_by(row),
+            "error": error(verdict, loose, completion), **kept(row),
         })  # fmt: skip
         if row.get("numbers"):
             samples[-1]["legal"] = legal(verdict.answer, row["numbers"])

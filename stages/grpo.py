@@ -19,7 +19,7 @@ from stages.core import doctor, launch, libraries, stage
 from stages.core.curriculum import in_stages, pass_rates, worth_training
 from stages.core.errors import UserError
 from stages.core.files import indexed_rows, kept_rows, read_rows, write_rows
-from stages.core.grade import Grade, grades, judged_by
+from stages.core.grade import Grade, grades, kept
 from stages.core.params import Grpo, Params
 from stages.core.stage import Run, log
 
@@ -269,7 +269,7 @@ def rollout(
         "task": row["task"],
         "question": row["question"],
         "gold": row["gold"],
-        **judged_by(row),
+        **kept(row),
         "completion": content,
         "correct": verdict.correct,
         "reward": reward,

@@ -28,6 +28,7 @@ TYPES = {  # what stands in a column that is not null, as a type and in words
     "tests": (TypeAdapter(dict | list), code.SHAPES),
     "numbers": (TypeAdapter(list[int]), "a list of whole numbers"),
 }
+MAX_TESTS = 10_000  # characters that are kept with each sample
 UNSAID = (None, "unit")  # what a column that is not there stands for
 Answer = str | None
 
@@ -94,6 +95,25 @@ def right(answer: Answer, row: dict) -> bool:
 def judged_by(row: dict) -> dict[str, Any]:
     """The columns besides `gold` that a row is judged by, without those that say nothing."""
     return {name: row[name] for name in JUDGED_BY[1:] if row.get(name) not in UNSAID}
+
+
+def kept(row: dict) -> dict[str, Any]:
+    """As `judged_by`, for files with a row a sample: long tests would stand there with each one."""
+    columns = judged_by(row)
+    if (size := characters(columns.get("tests"))) > MAX_TESTS:
+        columns["tests"] = f"left out: {size:,} characters"  # which scoring refuses
+    return columns
+
+
+def characters(value: Any) -> int:
+    """Of all texts in lists and dicts.
+
+    >>> characters({"inputs": ["1 2", "3"], "outputs": ["3", "3"]})
+    6
+    """
+    if isinstance(value, dict | list):
+        return sum(map(characters, value.values() if isinstance(value, dict) else value))
+    return len(value) if isinstance(value, str) else 0
 
 
 def require_types(row: dict, place: str) -> None:

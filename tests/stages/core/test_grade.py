@@ -3,7 +3,8 @@
 import pytest
 
 from stages.answers.format import Format
-from stages.core.grade import flexible, grade, grades
+from stages.core.errors import UserError
+from stages.core.grade import flexible, grade, grades, kept, require_types
 
 FMT = Format()
 CODE = {
@@ -55,3 +56,12 @@ def test_a_mixture_keeps_its_order():
 )
 def test_the_flexible_verdict_looks_beyond_the_format(text, right):
     assert flexible(text, {"gold": "5"}, FMT) is right
+
+
+def test_what_a_sample_is_judged_by_stays_with_it_but_for_long_tests_which_scoring_refuses():
+    assert kept(CODE) == {"tests": CODE["tests"]}
+    assert kept({"gold": "5", "percent": "unit", "options": None}) == {}
+    long = kept({"gold": "", "tests": {"inputs": ["1\n" * 10_000], "outputs": ["1\n"]}})
+    assert long == {"tests": "left out: 20,002 characters"}
+    with pytest.raises(UserError, match='row 3: "tests" is'):
+        require_types(long, "row 3")
