@@ -2,7 +2,7 @@ r"""The symbolic comparison, run as a process of its own: `python -m stages.answ
 
 Reads one JSON request a line, writes one JSON verdict a line. LaTeX goes through math-verify's
 parser (latex2sympy2_extended) alone; a model's text never reaches `eval`, `sympify` or
-`parse_expr`. Memory is limited here, time by the parent, which kills.
+`parse_expr`. Memory and processor time are limited here: a busy machine changes no verdict.
 """
 
 import json
@@ -17,7 +17,7 @@ from functools import lru_cache
 from stages.answers import compare
 
 MEMORY = 2 * 2**30  # bytes of address space; sympy and the parser take about 0.4 GiB
-LONGEST = 60  # seconds for one request, should the parent be gone and nobody kill
+SECONDS = 1.5  # of processor time for one request; then SIGPROF ends this process
 POINTS = 3  # random points at which a difference must vanish before it is simplified
 
 
@@ -116,6 +116,7 @@ def limit() -> None:
     if sys.platform == "linux":
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # a parent that ignores it hands that on
     sys.setrecursionlimit(5_000)
 
 
@@ -138,14 +139,14 @@ def serve(parent: int) -> None:
     decide("value", r"\frac{1}{2}+\sqrt{x}", r"\sqrt{x}+\frac{2}{4}")  # imports, parser's tables
     os.write(1, b"ready\n")
     for line in requests(parent):
-        signal.alarm(LONGEST)  # its default action ends this process
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
         gold, answer, percent = json.loads(line)
         try:
             verdict = compare.same(gold, answer, percent, decide)
         except MemoryError:
             os.write(1, b"null\n")  # neither verdict: counted as a crash, and not asked again
             return
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         os.write(1, json.dumps(bool(verdict)).encode() + b"\n")
 
 

@@ -4,12 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from stages.answers import worker
+from stages.answers import symbolic, worker
 from stages.answers.equality import equal
 from tests.conftest import ROOT
 
@@ -111,3 +112,16 @@ def test_nothing_a_model_writes_is_run(tmp_path):
         assert not equal("5", text)
         worker.same("5", text, "unit")
     assert not mark.exists()
+
+
+def test_a_busy_machine_changes_no_verdict():
+    """The worker gets no processor for longer than the processor time that it may take."""
+    worker._verdicts.clear()
+    process, before = worker._started(), worker.counts()
+    os.kill(process.pid, signal.SIGSTOP)
+    go_on = threading.Timer(2 * symbolic.SECONDS, os.kill, (process.pid, signal.SIGCONT))
+    go_on.start()
+    assert verdicts() == EXPECTED
+    go_on.join()
+    assert worker._started().pid == process.pid
+    assert worker.counts()["timed_out"] == before["timed_out"]

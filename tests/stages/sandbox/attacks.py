@@ -347,9 +347,9 @@ def run_all(option: str) -> dict:
     if unavailable := options.missing(option) or probes.failure(option):
         return {"unavailable": unavailable}
 
-    def attack(source: str) -> list[str]:
+    def attack(source: str, wall: float = 3.0) -> list[str]:
         try:
-            return list(run_program(program(source), json.dumps(target), limits, option, 3.0))
+            return list(run_program(program(source), json.dumps(target), limits, option, wall))
         except JailFailed as error:
             return ["", f"the sandbox failed: {error}"]
 
@@ -357,13 +357,18 @@ def run_all(option: str) -> dict:
         verdict = run_tests(code, Asserts(TESTS), limits, option)
         return [verdict.passed, verdict.total, verdict.reason]
 
+    def bomb(source_and_end: tuple[str, str]) -> list[str]:
+        """On a busy machine processor time ends long after as much wall time."""
+        source, end = source_and_end
+        return attack(source, 60.0 if "processor time" in end else 3.0)
+
     def each(run, cases: dict) -> dict:
         return dict(zip(cases, pool.map(run, cases.values()), strict=True))
 
     with targets() as target, ThreadPoolExecutor(2) as pool:
         return {
             "attacks": each(attack, ATTACKS),
-            "bombs": each(attack, {name: source for name, (source, _) in BOMBS.items()}),
+            "bombs": each(bomb, BOMBS),
             "cheats": each(cheat, CHEATS),
             "damage": damage(target),
             "user": os.getuid(),
