@@ -18,6 +18,7 @@ from stages.core import launch, libraries, stage
 from stages.core.errors import UserError
 from stages.core.files import Rows, indexed_rows, replacing, write_csv
 from stages.core.params import CONTROLS, Control, Params
+from stages.core.proof import BOUNDS, coarser, compare, prompts, within
 from stages.core.stage import Run
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 BASE, ROWS = Path("models/base"), Path("data/sft.jsonl")
 OUT, CURVE = Path("models/sft"), Path("plots/sft.csv")
+PROVEN_ON = 8  # prompts on which a merged adapter must be what was trained
 
 
 def control(kind: Control, params: Params, run: Run) -> dict:
@@ -49,13 +51,14 @@ def body(params: Params, run: Run, suffix: str = "") -> dict:
         model = models.load_model(BASE, params.base.attn_implementation)
         trainer = training.supervisor(model, tokenizer, rows, params.sft, run, params.seed)
         trained = training.supervised(trainer, run, params.sft)
+        proof = {}
     else:
-        trained = with_adapter(params, tokenizer, rows, run)
+        trained, proof = with_adapter(params, tokenizer, rows, run)
     if not launch.first():
         return {}
     models.save_model(trained, tokenizer, suffixed(OUT, suffix))
     run.write_curve(suffixed(CURVE, suffix))
-    return {"rows": len(rows), **run.last("loss", "mean_token_accuracy", "tokens"),
+    return {"rows": len(rows), **run.last("loss", "mean_token_accuracy", "tokens"), **proof,
             "findings": run.findings}  # fmt: skip
 
 
@@ -88,8 +91,8 @@ def copy_base(out: Path) -> None:
 
 def with_adapter(
     params: Params, tokenizer: "PreTrainedTokenizerBase", rows: Sequence[dict], run: Run
-) -> "PreTrainedModel":
-    """LoRA or QLoRA on the frozen base, merged at the end."""
+) -> tuple["PreTrainedModel", dict[str, float]]:
+    """LoRA or QLoRA on the frozen base, merged at the end; and how much the merge changed."""
     from stages.core import lora, models, training
 
     quantize = params.sft.method == "qlora"
@@ -101,10 +104,41 @@ def with_adapter(
     trainer = training.supervisor(model, tokenizer, rows, params.sft, run, params.seed, config)
     trained = training.supervised(trainer, run, params.sft)
     if not launch.first():
-        return trained
+        return trained, {}
     with TemporaryDirectory() as adapter:
         trained.save_pretrained(adapter)
-        return lora.merge(BASE, Path(adapter), attn, quantize)
+        del trained, trainer, model  # two more of them are to come
+        merged = lora.merge(BASE, Path(adapter), attn, quantize).eval()
+        return merged, prove(merged, Path(adapter), tokenizer, attn, quantize)
+
+
+def prove(
+    merged: "PreTrainedModel",
+    adapter: Path,
+    tokenizer: "PreTrainedTokenizerBase",
+    attn: str,
+    quantize: bool,
+) -> dict[str, float]:
+    """How far the merged model is from what was trained, on the first prompts.
+
+    Raises:
+        UserError: further than rounding to the base's dtype explains.
+    """
+    from stages.core import lora
+
+    unmerged = lora.unmerged(BASE, adapter, attn, quantize)
+    proof = compare(unmerged, merged, prompts(tokenizer, ROWS, PROVEN_ON))
+    dtype = coarser(merged.dtype, quantize)
+    allowed = BOUNDS[dtype].max_logit_diff * proof["largest_logit"]
+    if not within(proof, BOUNDS[dtype]._replace(max_logit_diff=allowed, min_greedy_agreement=0.0)):
+        raise UserError(
+            f"the merged model differs from the one that was trained: largest logit difference "
+            f"{proof['max_logit_diff']:.2g} (rounding to {dtype} makes {allowed:.2g} at most), "
+            f"top-1 agreement {proof['top1_agreement']:.4f} (at least "
+            f"{BOUNDS[dtype].min_top1_agreement}); no model is left: set sft.method to full, or "
+            "take a base that is stored in a finer dtype"
+        )
+    return {name: proof[name] for name in ("max_logit_diff", "top1_agreement")}
 
 
 def main() -> None:

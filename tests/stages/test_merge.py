@@ -17,6 +17,7 @@ from stages.core import params as parameters
 from stages.core.errors import UserError
 from stages.core.files import write_json, write_rows
 from stages.core.params import Params
+from stages.core.proof import BOUNDS, compare, prompts
 from tests.conftest import ROOT, merged
 
 ADDED = ["<|think|>", "<|tool|>"]  # tokens that a user put into the tokenizer
@@ -103,8 +104,8 @@ def test_a_merged_model_is_the_unmerged_one_and_not_the_base(here, tokenizer, ki
 
     reloaded, plain = (models.load_model(f, "eager").eval() for f in (merge.OUT, merge.SFT))
     assert not any("lora" in name for name, _ in reloaded.named_parameters())
-    batches = merge.prompts(tokenizer, 12)
-    changed = merge.compare(lora.unmerged(merge.SFT, merge.ADAPTER, "eager"), plain, batches)
+    batches = prompts(tokenizer, merge.ROWS, 12)
+    changed = compare(lora.unmerged(merge.SFT, merge.ADAPTER, "eager"), plain, batches)
     assert changed["max_logit_diff"] == changed["adapter_logit_diff"] > 0.1
     bounds = merge.bounds_for(params().merge, "bfloat16", changed["largest_logit"])
     with pytest.raises(UserError, match="the merged model differs from the unmerged one"):
@@ -235,7 +236,7 @@ def test_a_weight_that_is_no_number_is_found(proven, tokenizer):
         merge.prove(proven, tokenizer, params())
     nan = {"max_logit_diff": float("nan"), "top1_agreement": 1.0, "greedy_agreement": 1.0}
     with pytest.raises(UserError, match="differs from the unmerged one"):
-        merge.require_equal(nan, merge.BOUNDS["float32"])
+        merge.require_equal(nan, BOUNDS["float32"])
 
 
 @pytest.mark.parametrize(

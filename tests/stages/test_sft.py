@@ -44,8 +44,35 @@ def test_methods(prepared, method):
         assert any("q_proj" in name for name in changed)
         assert all(base[name].shape == sft[name].shape for name in base)
         assert not any("embed" in name for name in changed)
+        metrics = json.loads((prepared.folder / "metrics/sft.json").read_text())
+        assert metrics["max_logit_diff"] < 1e-4 and metrics["top1_agreement"] == 1.0
     config = json.loads((prepared.folder / "models/sft/config.json").read_text())
     assert "quantization_config" not in config
+
+
+def test_a_merge_that_changes_the_model_is_refused(prepared, monkeypatch, tmp_path):
+    import torch
+    from peft import get_peft_model
+
+    from stages import sft
+    from stages.core import lora, models
+    from stages.core.errors import UserError
+
+    monkeypatch.chdir(prepared.folder)
+    tokenizer = models.load_tokenizer(sft.BASE)
+    adapted = get_peft_model(models.load_model(sft.BASE, "eager"), lora.config(LORA["lora"]))
+    torch.manual_seed(0)
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    adapted.save_pretrained(tmp_path)
+    right = lora.merge(sft.BASE, tmp_path, "eager").eval()
+    assert sft.prove(right, tmp_path, tokenizer, "eager", quantize=False)["max_logit_diff"] < 1e-4
+    for wrong in (models.load_model(sft.BASE, "eager").eval(), right):
+        if wrong is right:
+            wrong.model.layers[0].self_attn.q_proj.weight.data[0] += 1.0
+        with pytest.raises(UserError, match="differs from the one that was trained"):
+            sft.prove(wrong, tmp_path, tokenizer, "eager", quantize=False)
 
 
 def test_rows_that_do_not_fit_are_an_error_not_a_silence(prepared):
