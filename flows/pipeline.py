@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import yaml
 from httpx import TransportError
 from prefect import flow, get_client, get_run_logger, runtime
+from prefect.artifacts import acreate_markdown_artifact
 from prefect.exceptions import TerminationSignal
 from prefect.states import Completed, Failed, State
 from pydantic import NonNegativeInt
@@ -46,6 +47,7 @@ lease.keep()
 
 EXPERIMENT_LINE = re.compile(r"Reproducing experiment '(.+)'$")
 EXPERIMENT_END = "Ran experiment(s): "
+REPORT = "reports/report.md"
 
 
 @flow(name="grpo-pipeline")
@@ -207,7 +209,10 @@ async def _run_stages(
     for error in states:
         if isinstance(error, Exception):
             raise error
-    return _summary(dict(zip(runs, states, strict=True)))
+    state = _summary(dict(zip(runs, states, strict=True)))
+    if state.is_completed() and "report" in runs:
+        await _show_report(None)
+    return state
 
 
 def stages_ahead(needs: dict[str, list[str]]) -> dict[str, int]:
@@ -347,7 +352,24 @@ async def _run_experiment(
             break
     if all(state.name == "Cached" for state in states.values()):
         await _report_restored()
+    if state.is_completed() and "report" in states:
+        await _show_report(name)
     return state
+
+
+async def _show_report(experiment: str | None) -> None:
+    """Show verdicts and results with the flow run: the report up to its first figure."""
+    if experiment:
+        from dvc.api import read
+
+        text = await asyncio.to_thread(read, REPORT, rev=experiment)
+    else:
+        text = Path(REPORT).read_text()
+    await server_is_there()
+    with suppress(TransportError):  # lost at this very moment: the report is in reports/, too
+        await acreate_markdown_artifact(
+            text.partition("\n![")[0], "report", f"{REPORT} of {experiment or 'the workspace'}"
+        )
 
 
 async def _report_restored() -> None:

@@ -77,9 +77,16 @@ def test_what_scaling_shows_is_accepted(raw):
     assert loaded.uri == shown["tracking"]["uri"]
 
 
-SEARCH, PLAIN, NO_SEARCH = re.split("PLAIN='(.*)'", (ROOT / "docs/experiments.md").read_text())
+# What stands before the lines of a table: nothing, then DIGITS, then DIGITS and PLAIN.
+WHOLE, DIGITS, SEARCH, PLAIN, NO_SEARCH = re.split(
+    "(?:DIGITS|PLAIN)='(.*)'", (ROOT / "docs/experiments.md").read_text()
+)
 LINE = re.compile(r"^\| `(-S .*?)` \|", re.M)
-EXPERIMENTS = LINE.findall(SEARCH) + [f"{PLAIN} {line}" for line in LINE.findall(NO_SEARCH)]
+EXPERIMENTS = (
+    LINE.findall(WHOLE)
+    + [f"{DIGITS} {line}" for line in LINE.findall(SEARCH)]
+    + [f"{DIGITS} {PLAIN} {line}" for line in LINE.findall(NO_SEARCH)]
+)
 
 
 @pytest.mark.parametrize("line", EXPERIMENTS)

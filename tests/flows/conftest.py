@@ -26,7 +26,7 @@ import psutil
 import pytest
 import yaml
 from prefect import get_client
-from prefect.client.schemas.filters import FlowRunFilter, LogFilter
+from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter, LogFilter
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
@@ -68,7 +68,7 @@ stages:
   report:
     cmd: python stage.py evaluate-left.txt evaluate-right.txt
     deps: [evaluate-left.txt, evaluate-right.txt]
-    outs: [report.txt]
+    outs: [reports/report.md]
 """
 
 STAGE_PY = """
@@ -109,7 +109,10 @@ if told_to("fail") or told_to("fail-once"):
     sys.exit(f"{name} has no luck")
 params = yaml.safe_load(Path("params.yaml").read_text())
 texts = [Path(path).read_text() for path in inputs]
-Path(f"{name}.txt".replace("@", "-")).write_text(f"{name} {params.get(name)}\\n" + "".join(texts))
+out = Path("reports/report.md" if name == "report" else f"{name}.txt".replace("@", "-"))
+out.parent.mkdir(exist_ok=True)
+text = f"{name} {params.get(name)}\\n" + "".join(texts)
+out.write_text(text + "\\n![accuracy](accuracy.png)\\nmore\\n" if name == "report" else text)
 note("end")
 """
 
@@ -199,6 +202,15 @@ class Outcome:
             states = {name: run.state.name for name, run in self.children.items()}
             if "Cancelling" not in states.values():
                 return states
+
+    @property
+    def shown(self) -> str:
+        """The run's artifact: its report."""
+        wanted = ArtifactFilter(flow_run_id={"any_": [self.id]})
+        with get_client(sync_client=True) as client:
+            [artifact] = client.read_artifacts(artifact_filter=wanted)
+        assert (artifact.key, artifact.type) == ("report", "markdown")
+        return artifact.data
 
     def log(self, stage: str, until: str) -> str:
         """The log of a stage's run; it comes a little later than the run's end."""

@@ -40,7 +40,9 @@ def test_a_changed_parameter_runs_what_it_affects(checkout, run):
     ran = {"left": "Completed", "evaluate_left": "Completed", "report": "Completed"}
     assert outcome.states == expected("Cached", **ran)
     assert list(checkout.events("end")) == ["left", "evaluate@left", "report"]
-    assert "left 2" in (checkout.root / "report.txt").read_text()
+    assert "left 2" in (report := (checkout.root / "reports/report.md").read_text())
+    assert report.startswith(outcome.shown) and "left 2" in outcome.shown
+    assert "![" not in outcome.shown, "its figures are files beside it"
     assert "this is left" in outcome.log("left", until="Updating lock file")
     checkout.command("dvc", "status", "--quiet")  # exits with 1 if anything is left to do
 
@@ -70,7 +72,7 @@ def test_what_was_made_elsewhere_is_pulled_and_not_run(checkout, run, tmp_path, 
     outcome = run(pull=True, overrides=overrides)
     assert outcome.state.is_completed() and not checkout.events()
     if not overrides:
-        assert "left 1" in (checkout.root / "report.txt").read_text()
+        assert "left 1" in (checkout.root / "reports/report.md").read_text()
 
 
 def test_independent_stages_run_side_by_side(checkout, run):
@@ -168,11 +170,12 @@ def test_overrides_make_an_experiment_and_leave_the_workspace_alone(checkout, ru
     assert "this is left" in outcome.log("left", until="Updating lock file")
     assert checkout.command("git", "status", "--porcelain") == ""
     name = re.match(r"experiment (\S+): 6 stages: 3 ran, 3 cached", outcome.state.message)[1]
+    assert "left 7" in outcome.shown
     assert name in outcome.run.tags
     assert name in checkout.command("dvc", "exp", "list", "--name-only")
     checkout.command("dvc", "exp", "apply", name)
     assert yaml.safe_load((checkout.root / "params.yaml").read_text())["left"] == 7
-    assert "left 7" in (checkout.root / "report.txt").read_text()
+    assert "left 7" in (checkout.root / "reports/report.md").read_text()
 
 
 def test_an_experiment_that_fails_is_tried_again(checkout, run):
