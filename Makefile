@@ -3,8 +3,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-# A file's tests stay together: they share what they made.
-SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist loadfile
+# A file's tests stay together: they share what they made; the longest first (tests/conftest.py).
+SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 MODEL ?= grpo
 PORT ?= 8000
