@@ -213,6 +213,7 @@ def about_grpo(found: Scores, compared: list[Pair]) -> list[str]:
                     f"On {pair.task} the share of completions that show their working went from "
                     f"{was['shows_working']:.0%} (SFT) to {now['shows_working']:.0%} (GRPO)."
                 )
+                lines += [said] if (said := pairs.reach(pair)) else []
             case before, "grpo" if before in scores.CONTROLS:
                 lines.append(
                     f"Against {pairs.NAMES[before]} GRPO's difference on {pair.task} is "
@@ -272,6 +273,7 @@ def results(
         Note("; ".join(f"{model}: {what[model]}" for model in found) + "."),
         picture,
         *([Heading("Several samples a problem", "sampled"), Table(several)] if several else []),
+        *([Table(changed)] if (changed := sampled_rows(compared)) else []),
         *([Heading("lm-eval's own tasks", "lm-eval"), Table(official)] if official else []),
         Heading("The same problems, before and after", "pairs"),
         Table(pair_rows(compared)),
@@ -341,7 +343,20 @@ def pair_rows(compared: list[Pair]) -> list[list[page.Cell]]:
     return scores.with_task(rows, [pair.task for pair in compared])
 
 
-def interval(values: tuple[float, float, float]) -> str:
+def sampled_rows(compared: list[Pair]) -> list[list[page.Cell]]:
+    """pass@1 and pass@k after minus before, a row a pair; nothing where one sample was drawn."""
+    found = [pair for pair in compared if pair.sampled]
+    names = list(dict.fromkeys(name for pair in found for name in pair.sampled))
+    rows = [
+        [pair.before, pair.after,
+         *(pairs.in_points(pair.sampled[name]) if name in pair.sampled else "" for name in names)]
+        for pair in found
+    ]  # fmt: skip
+    head = ["from", "to", *(f"{name} [95 %]" for name in names)]
+    return scores.with_task([head, *rows], [pair.task for pair in found]) if found else []
+
+
+def interval(values: pairs.Difference) -> str:
     """A difference with its interval, unless all problems have the same: then there is none."""
     difference, low, high = values
     return f"{difference:+.3f}" + (f" [{low:+.3f}, {high:+.3f}]" if low < high else "")

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from stages.core.statistics import mcnemar, paired_bootstrap, paired_difference
+from stages.core.statistics import mcnemar, paired_bootstrap, paired_difference, pass_at_k
 
 PAIRS = (("base", "sft"), ("sft", "grpo"), ("control", "grpo"), ("grpo", "student"))
 NAMES = {
@@ -21,6 +21,7 @@ SIGNIFICANT = 0.05
 FEW_FLIPS = 10  # with fewer the bootstrap has next to nothing to draw from
 
 Both = tuple[dict, dict]  # one problem's rows: before, after
+Difference = tuple[float, float, float]  # after - before, and its 95 % interval
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Pair:
     low: float
     high: float
     p: float
-    reward: tuple[float, float, float] | None
+    reward: Difference | None
+    sampled: dict[str, Difference]  # pass@1 and pass@k, where each problem has k samples
 
     @property
     def verdict(self) -> str:
@@ -55,8 +57,8 @@ def compared(task: str, before: str, after: str, samples: dict[str, list[dict]])
     Args:
         samples: model -> its rows of this task.
     """
-    both = [pair for pair in joined(samples.get(before, []), samples.get(after, []))
-            if all(map(was_judged, pair))]  # fmt: skip
+    common = joined(samples.get(before, []), samples.get(after, []))
+    both = [pair for pair in common if all(map(was_judged, pair))]
     if not both:
         return None
     gained = [(was, now) for was, now in both if now["correct"] and not was["correct"]]
@@ -69,7 +71,7 @@ def compared(task: str, before: str, after: str, samples: dict[str, list[dict]])
         )
     p = mcnemar(len(gained), len(lost))
     return Pair(task, before, after, len(both), gained, lost, difference, low, high, p,
-                reward_difference(both))  # fmt: skip
+                reward_difference(both), sampled_difference(common))  # fmt: skip
 
 
 def was_judged(sample: dict) -> bool:
@@ -91,7 +93,23 @@ def numbered(rows: list[dict]) -> Iterator[tuple[tuple, dict]]:
         seen[problem] += 1
 
 
-def reward_difference(both: list[Both]) -> tuple[float, float, float] | None:
+def sampled_difference(both: list[Both]) -> dict[str, Difference]:
+    """Of pass@1 and pass@k; empty unless all problems have the same number k of samples."""
+    right = [tuple([one["correct"] for one in row.get("samples", [])] for row in pair)
+             for pair in both]  # fmt: skip
+    counts = {len(samples) for pair in right for samples in pair}
+    if len(counts) != 1 or 0 in counts:
+        return {}
+    k = counts.pop()
+    return {
+        f"pass@{n}": paired_bootstrap(
+            *zip(*([pass_at_k(k, sum(c), n) for c in pair] for pair in right), strict=True)
+        )
+        for n in sorted({1, k})
+    }
+
+
+def reward_difference(both: list[Both]) -> Difference | None:
     """Of the mean reward, over the problems on which both have one."""
     scores = [(was.get("reward"), now.get("reward")) for was, now in both]
     known = [pair for pair in scores if None not in pair]
@@ -125,8 +143,11 @@ def alarm(pairs: list[Pair]) -> str:
 
 
 def points(pair: Pair) -> str:
-    shown = [100 * value for value in (pair.difference, pair.low, pair.high)]
-    return "{:+.1f} points [{:+.1f}, {:+.1f}]".format(*shown)
+    return in_points((pair.difference, pair.low, pair.high))
+
+
+def in_points(difference: Difference) -> str:
+    return "{:+.1f} points [{:+.1f}, {:+.1f}]".format(*(100 * value for value in difference))
 
 
 def in_words(pair: Pair) -> str:
@@ -154,6 +175,25 @@ def against_control(verdict: str, gained: bool) -> str:
     }[verdict]
 
 
+def reach(pair: Pair) -> str:
+    """Sharper or further? What the samples of a problem say of GRPO; empty for one a problem."""
+    if len(pair.sampled) < 2:
+        return ""
+    (_, sharper, _), (_, low, high) = pair.sampled.values()
+    if low > 0:
+        says = "GRPO's samples solve more problems than SFT's."
+    elif high < 0:
+        says = (
+            f"GRPO's samples solve fewer problems than SFT's{', each more often' * (sharper > 0)}."
+        )
+    elif sharper > 0:
+        says = "GRPO's samples are right more often; that they solve more problems is not shown."
+    else:
+        says = "That GRPO's samples are better is not shown."
+    name, found = list(pair.sampled.items())[-1]
+    return f"{name} on {pair.task} went by {in_points(found)} from SFT to GRPO. {says}"
+
+
 def as_metrics(pairs: list[Pair]) -> dict[str, dict]:
     """For programs: task -> `sft-grpo` -> the comparison's numbers and its verdict."""
     found: dict[str, dict] = {}
@@ -162,5 +202,7 @@ def as_metrics(pairs: list[Pair]) -> dict[str, dict]:
             "n": pair.n, "gained": len(pair.gained), "lost": len(pair.lost),
             "difference": pair.difference, "low": pair.low, "high": pair.high, "p": pair.p,
             "verdict": pair.verdict,
+            **{name: dict(zip(("difference", "low", "high"), found, strict=True))
+               for name, found in pair.sampled.items()},
         }  # fmt: skip
     return found

@@ -37,6 +37,7 @@ def sample(task: str, i: int, correct: bool, model: str) -> dict:
         "correct": correct, "flexible": correct, "compliant": True, "shows_working": True,
         "reward": float(correct), "tokens": 9, "truncated": False,
         "error": None if correct else "reasoning",
+        "samples": [{"completion": "c", "answer": "4", "correct": correct}] * 4,
     }  # fmt: skip
 
 
@@ -174,6 +175,8 @@ def test_a_run_of_several_tasks(project, params):
     assert "| gsm8k | grpo | 1,000 | 0.900 |" in text
     assert "- **better**: GRPO against SFT, math: +40.0 points [" in text
     assert "| math | grpo | 0.900 [0.450, 0.900] |" in text, "pass@1, in order"
+    assert "| math | sft | grpo | +40.0 points [" in text, "pass@1 and pass@4, after minus before"
+    assert "GRPO's samples solve more problems than SFT's." in text
     assert "## By level: math" in text and "## By level: gsm8k" not in text
     assert "| gsm8k | sft | 40 | 50.0% | 50.0% | 0.0% | 0.0% | 0.0% |" in text, "kinds of error"
     assert "| evaluate@grpo | 5 | 1,234,567 | 812 |" in text and "| all | 455 |" in text
@@ -195,6 +198,7 @@ def test_a_run_of_several_tasks(project, params):
     assert summary["models"]["grpo"]["tasks"]["math"]["accuracy"] == 0.9
     assert "pass@4_low" not in summary["models"]["grpo"]["tasks"]["math"]
     assert summary["pairs"]["math"]["sft-grpo"]["verdict"] == "better"
+    assert summary["pairs"]["math"]["sft-grpo"]["pass@4"]["difference"] == 0.4
     assert {"report", "evaluate@grpo", "audit"} <= set(summary["seconds"])
 
 

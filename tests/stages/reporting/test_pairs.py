@@ -95,6 +95,46 @@ def test_mean_rewards_are_compared_where_both_were_judged():
     assert pair([True], [True]).reward is None
 
 
+def drawn(*right: int, of: int = 4) -> list[dict]:
+    """A row a problem, with so many right samples."""
+    return [
+        {"task": "t", "question": f"q{i}", "correct": True,
+         "samples": [{"correct": n < count} for n in range(of)]}
+        for i, count in enumerate(right)
+    ]  # fmt: skip
+
+
+def test_several_samples_are_compared_problem_by_problem():
+    found = compared("t", "sft", "grpo", {"sft": drawn(0, 1, 4), "grpo": drawn(1, 4, 4)}).sampled
+    assert list(found) == ["pass@1", "pass@4"]
+    assert found["pass@1"][0] == pytest.approx((1 / 4 + 3 / 4) / 3)
+    assert found["pass@4"][0] == pytest.approx(1 / 3)
+    entry = pairs.as_metrics(all_pairs({"t": {"sft": drawn(0, 1), "grpo": drawn(1, 4)}}))
+    assert entry["t"]["sft-grpo"]["pass@4"]["difference"] == 0.5
+
+
+def test_without_as_many_samples_of_each_problem_nothing_is_said_of_them():
+    fewer = {"sft": drawn(1, 1), "grpo": [*drawn(1), *drawn(1, 1, of=2)[1:]]}
+    assert compared("t", "sft", "grpo", fewer).sampled == {}
+    none = pair([False] * 60, [True] * 60)
+    assert none.sampled == {} and pairs.reach(none) == ""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [
+        ([0, 0, 4], [4, 1, 4], "GRPO's samples solve more problems than SFT's."),
+        ([1, 1, 1], [4, 0, 4], "solve fewer problems than SFT's, each more often."),
+        ([2, 1, 1], [2, 0, 1], "solve fewer problems than SFT's."),
+        ([1, 2, 1], [4, 4, 3], "right more often; that they solve more problems is not shown."),
+        ([1, 2, 1], [1, 2, 1], "That GRPO's samples are better is not shown."),
+    ],
+)
+def test_what_the_samples_say_of_grpo(before, after, says):
+    samples = {"sft": drawn(*before * 40), "grpo": drawn(*after * 40)}
+    assert pairs.reach(compared("t", "sft", "grpo", samples)).endswith(says)
+
+
 def test_harm_by_grpo_is_named_with_its_task_and_size():
     good, bad = [True] * 60, [False] * 30 + [True] * 30
     harmed = {"sft": many(good), "grpo": many(bad)}
