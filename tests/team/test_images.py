@@ -268,7 +268,7 @@ def test_what_the_job_runs_brings_the_volumes_checkout_up_to_date(cluster):
     assert run.end().is_completed()
     assert command.wait(120) == 0
     assert run.state.message == "6 stages: 6 ran, 0 cached"
-    assert (cluster.checkout.root / "report.txt").exists()
+    assert (cluster.checkout.root / "reports/report.md").exists()
 
 
 @pytest.mark.long
