@@ -6,7 +6,9 @@ TRL's trainer repeats the prompt for each completion of its group. Here
   (stages/core/sampling.py);
 - the loss puts each distinct prompt, without its last token, through the model once; the
   completions, each after that token, attend to its keys and values, with gradients. Equal
-  completions of a prompt are scored once. The head is TRL's own, and sees completions only.
+  completions of a prompt are scored once. The head is TRL's own, and sees completions only;
+- what has no advantage goes forward only, where it has no gradient: without a KL penalty and an
+  entropy bonus.
 
 The rest (advantages, losses, clipping, reference model, metrics) is TRL's. The mathematics is the
 same; sums are taken in another order. Positions are counted from a prompt's first token, as in
@@ -16,7 +18,7 @@ absolute (GPT-2).
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -34,12 +36,14 @@ log = logging.getLogger("stages")
 
 PADDING = -1  # in place of a token id
 SKIPPED = -100  # the label of a token that is not scored
+WORTH = 2e10  # operations of a backward pass that cost more than two further calls of the model
 
 
 class SharedPrompt:
     """Goes before TRL's GRPOTrainer among a trainer's bases."""
 
     shares_sampling = shares_scoring = False
+    learns: torch.Tensor | None = None  # which rows of the loss have a gradient; None: all may
 
     def share(self, wanted: bool) -> None:
         """From here on, as far as this training allows; says what it leaves to TRL, and why."""
@@ -83,14 +87,37 @@ class SharedPrompt:
                 **others,
             )  # fmt: skip
         whole = self.accelerator.unwrap_model(model)
-        size = batch_size or len(input_ids)
+        rows = torch.arange(len(input_ids), device=input_ids.device)
+        if self.learns is None:
+            parts = [(part, model, nullcontext()) for part in rows.split(batch_size or len(rows))]
+        else:
+            parts = [(rows[self.learns], model, nullcontext()),
+                     (rows[~self.learns], whole, torch.no_grad())]  # fmt: skip
+        found = []
         with self.accelerator.autocast():
-            parts = [
-                scored(whole, model, ids, mask, logits_to_keep)
-                for ids, mask in zip(input_ids.split(size), attention_mask.split(size), strict=True)
-            ]
-        logps, entropies = zip(*parts, strict=True)
-        return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
+            for part, called, gradients in parts:
+                with gradients:
+                    ids, mask = input_ids[part], attention_mask[part]
+                    found.append(scored(whole, called, ids, mask, logits_to_keep))
+        back = torch.cat([part for part, _, _ in parts]).argsort()
+        logps, entropies = (torch.cat(of)[back] if of[0] is not None else None
+                            for of in zip(*found, strict=True))  # fmt: skip
+        return logps, entropies if compute_entropy else None, None
+
+    def _compute_loss(self, model, inputs):
+        """TRL's. Each of its loss types multiplies by the advantage: where there is no KL penalty
+        and no entropy bonus, a completion that has none has no gradient.
+        """
+        if not self.beta and not self._entropy_bonus_enabled:
+            learns = inputs["advantages"] != 0
+            learns[0] |= not learns.any()  # a backward pass and DDP want one
+            spared = int(inputs["completion_mask"][~learns].sum())
+            weights = sum(weight.numel() for weight in self.model.parameters())
+            self.learns = learns if 4 * weights * spared > WORTH else None
+        try:
+            return super()._compute_loss(model, inputs)
+        finally:
+            self.learns = None
 
 
 def obstacles(trainer: "GRPOTrainer") -> dict[str, str | None]:

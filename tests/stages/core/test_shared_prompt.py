@@ -121,6 +121,10 @@ SETTINGS = {
     "nf4": {"quantize": "nf4"},
     "truncated left out": {"trainer": {"mask_truncated_completions": True}},
     "entropy bonus": {"trainer": {"entropy_coef": 0.3, "num_iterations": 2}},
+    "groups that earn the same": {
+        "rewards": {"format": {"weight": 0.0}},
+        "trainer": {"num_iterations": 2},
+    },
     "likely tokens left out": {"trainer": {"top_entropy_quantile": 0.5}},
     "cispo": {"trainer": {"loss_type": "cispo", "epsilon_high": 1.1, "num_iterations": 2}},
     **{
@@ -142,6 +146,7 @@ def both(changes: dict, monkeypatch) -> tuple[small_grpo.Trained, small_grpo.Tra
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_training_is_trls(setting, inside, monkeypatch):
+    monkeypatch.setattr(shared_prompt, "WORTH", 0)
     shared, trls = both(SETTINGS[setting], monkeypatch)
     for a, b in zip(shared.curve, trls.curve, strict=True):
         assert a.keys() == b.keys()
@@ -150,6 +155,49 @@ def test_training_is_trls(setting, inside, monkeypatch):
     names = [name for name in trls.weights if "lora_A" not in name]
     learned = max(trls.weights[name].abs().max().item() for name in names)
     assert apart(shared.weights, trls.weights) < 1e-3 * learned
+
+
+HALF = [0.0, 1.0, 0.0, -1.0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "worth", "advantages", "with_gradients"),
+    [({}, 0, HALF, 8), ({"precision": "bf16"}, 0, HALF, 8), ({}, 0, [0.0] * 4, 1),
+     ({}, 0, [1.0] * 4, 16), ({}, shared_prompt.WORTH, HALF, 16), ({"kl_coef": 0.1}, 0, HALF, 16),
+     ({"trainer": {"entropy_coef": 0.1}}, 0, HALF, 16)],
+    ids=["half", "half, in halves", "none", "all", "too little", "KL", "entropy bonus"],
+)  # fmt: skip
+def test_what_has_no_advantage_goes_forward_only(
+    changes, worth, advantages, with_gradients, inside, monkeypatch
+):
+    monkeypatch.setattr(shared_prompt, "WORTH", worth)
+    one = trainer(changes)
+    inputs = one._generate_and_score_completions(batch(one))
+    inputs["completion_ids"] = torch.randint(10, 40, (16, 9))  # no two alike
+    inputs["completion_mask"] = torch.ones(16, 9, dtype=torch.long)
+    inputs["ref_per_token_logps"] = torch.full((16, 9), -6.0)  # read where there is a KL penalty
+    inputs["advantages"] = torch.tensor(advantages).repeat(4)
+    rows = []
+
+    def counted(_, __, given) -> None:
+        if given["past_key_values"].get_seq_length():  # a completion, not the prompts before it
+            rows.extend([torch.is_grad_enabled()] * len(given["input_ids"]))
+
+    hook = one.model.get_base_model().model.register_forward_pre_hook(counted, with_kwargs=True)
+    one._compute_loss(one.model, inputs).backward()
+    slopes = {name: p.grad.clone() for name, p in one.model.named_parameters() if p.requires_grad}
+    assert len(rows) == 16 and sum(rows) == with_gradients
+
+    hook.remove()
+    one.model.zero_grad()
+    one.shares_scoring = False
+    one._compute_loss(one.model, inputs).backward()
+    noise = 0.1 if one.args.bf16 else 1e-4
+    for name, slope in slopes.items():
+        wanted = one.model.get_parameter(name).grad
+        assert (slope - wanted).norm() <= noise * wanted.norm(), name
+    (mine, trls) = one._metrics["train"]["entropy"]
+    assert mine == pytest.approx(trls, rel=noise), "of all completions"
 
 
 @EVERY
