@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from stages import grpo
-from stages.core import launch, stage
+from stages.core import launch, shared_prompt, stage
 from stages.core import params as parameters
 from stages.core.tracking import Spool
 
@@ -37,4 +37,5 @@ if __name__ == "__main__":
     launch.join("grpo", params.launch)
     stage.seed_everything(params.seed)
     grpo.recording_trainer = replaying
+    shared_prompt.WORTH = 0  # what has no advantage goes forward only, however little it is
     grpo.body(params, stage.Run("grpo", params, Spool(Path(os.devnull))))

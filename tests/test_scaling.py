@@ -151,8 +151,9 @@ def replayed(processes: int, changes: dict) -> tuple[dict, list[dict], list[dict
 
 @pytest.mark.parametrize("changes", [
     pytest.param({}, id="a batch", marks=pytest.mark.nightly),
-    pytest.param({"batch_size": 8, "gradient_accumulation_steps": 2}, id="accumulated",
-                 marks=pytest.mark.long),
+    pytest.param({"batch_size": 8, "gradient_accumulation_steps": 2,
+                  "rewards": {"format": {"weight": 0.0}}},
+                 id="accumulated, groups that earn the same", marks=pytest.mark.long),
     pytest.param({"pass_at": 2, "trainer": {"scale_rewards": "none"}}, id="the best of two",
                  marks=pytest.mark.nightly),
 ])  # fmt: skip
