@@ -44,6 +44,11 @@ class DynamicSampling:
     scores: "torch.Tensor"  # of the last batch, all processes'
 
     def _generate_and_score_completions(self, inputs: list[dict]) -> dict[str, Any]:
+        """TRL's, and which completions are of a dead group, (completions,), by rewards that are
+        equal: their mean is rounded, and leaves most of them an advantage of some 1e-8.
+        """
+        import torch
+
         if not self.model.training:
             return super()._generate_and_score_completions(inputs)
         if self.rounds:
@@ -51,9 +56,11 @@ class DynamicSampling:
         else:
             prepared = super()._generate_and_score_completions(inputs)
         # TRL counts by the whole batch's spread where that scales the rewards
-        groups = self.scores.split(self.num_generations)
-        share = sum(map(self.dead, groups)) / len(groups)
-        self._metrics["train"]["frac_reward_zero_std"][-1] = share
+        dead = torch.tensor([self.dead(group) for group in self.scores.split(self.num_generations)])
+        self._metrics["train"]["frac_reward_zero_std"][-1] = dead.double().mean().item()
+        first = self.accelerator.process_index * len(inputs)  # scores are all processes'
+        own = dead.repeat_interleave(self.num_generations)[first : first + len(inputs)]
+        prepared["dead"] = own.to(prepared["advantages"].device)
         return prepared
 
     def resampled(self, inputs: list[dict]) -> dict[str, Any]:

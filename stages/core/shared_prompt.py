@@ -7,8 +7,8 @@ TRL's trainer repeats the prompt for each completion of its group. Here
 - the loss puts each distinct prompt, without its last token, through the model once; the
   completions, each after that token, attend to its keys and values, with gradients. Equal
   completions of a prompt are scored once. The head is TRL's own, and sees completions only;
-- what has no advantage goes forward only, where it has no gradient: without a KL penalty and an
-  entropy bonus.
+- a group whose completions all earn the same goes forward only, where it has no gradient: without
+  a KL penalty and an entropy bonus.
 
 The rest (advantages, losses, clipping, reference model, metrics) is TRL's. The mathematics is the
 same; sums are taken in another order. Positions are counted from a prompt's first token, as in
@@ -106,10 +106,11 @@ class SharedPrompt:
 
     def _compute_loss(self, model, inputs):
         """TRL's. Each of its loss types multiplies by the advantage: where there is no KL penalty
-        and no entropy bonus, a completion that has none has no gradient.
+        and no entropy bonus, a completion of a dead group has no gradient.
         """
-        if not self.beta and not self._entropy_bonus_enabled:
-            learns = inputs["advantages"] != 0
+        dead = inputs.get("dead")  # of stages/core/dynamic.py; none in an evaluation
+        if dead is not None and not self.beta and not self._entropy_bonus_enabled:
+            learns = ~dead
             learns[0] |= not learns.any()  # a backward pass and DDP want one
             spared = int(inputs["completion_mask"][~learns].sum())
             weights = sum(weight.numel() for weight in self.model.parameters())

@@ -157,26 +157,34 @@ def test_training_is_trls(setting, inside, monkeypatch):
     assert apart(shared.weights, trls.weights) < 1e-3 * learned
 
 
-HALF = [0.0, 1.0, 0.0, -1.0]
+SAME = 0.7  # eight of it, added in float32 and divided by 8, are something else
 
 
 @pytest.mark.parametrize(
-    ("changes", "worth", "advantages", "with_gradients"),
-    [({}, 0, HALF, 8), ({"precision": "bf16"}, 0, HALF, 8), ({}, 0, [0.0] * 4, 1),
-     ({}, 0, [1.0] * 4, 16), ({}, shared_prompt.WORTH, HALF, 16), ({"kl_coef": 0.1}, 0, HALF, 16),
-     ({"trainer": {"entropy_coef": 0.1}}, 0, HALF, 16)],
-    ids=["half", "half, in halves", "none", "all", "too little", "KL", "entropy bonus"],
+    ("changes", "worth", "dead", "with_gradients"),
+    [({}, 0, 1, 8), ({"precision": "bf16"}, 0, 1, 8), ({}, 0, 2, 1), ({}, 0, 0, 16),
+     ({}, shared_prompt.WORTH, 1, 16), ({"kl_coef": 0.1}, 0, 1, 16),
+     ({"trainer": {"entropy_coef": 0.1}}, 0, 1, 16),
+     ({"pass_at": 2, "trainer": {"scale_rewards": "none"}}, 0, 1, 8)],
+    ids=["one", "one, in halves", "both", "none", "too little", "KL", "entropy bonus",
+         "the best of two"],
 )  # fmt: skip
-def test_what_has_no_advantage_goes_forward_only(
-    changes, worth, advantages, with_gradients, inside, monkeypatch
+def test_a_group_that_earns_the_same_goes_forward_only(
+    changes, worth, dead, with_gradients, inside, monkeypatch
 ):
     monkeypatch.setattr(shared_prompt, "WORTH", worth)
-    one = trainer(changes)
+
+    def reward(prompts, **_) -> list[float]:
+        """The same for a dead group, of eight: a mean that rounds. Else each its own."""
+        return [SAME if i < 8 * dead else 0.1 * i for i in range(len(prompts))]
+
+    one = trainer({"group_size": 8, **changes}, functions=[reward])
     inputs = one._generate_and_score_completions(batch(one))
+    if dead and "trainer" not in changes:
+        assert inputs["advantages"][:8].any(), "what rounding leaves"
     inputs["completion_ids"] = torch.randint(10, 40, (16, 9))  # no two alike
     inputs["completion_mask"] = torch.ones(16, 9, dtype=torch.long)
     inputs["ref_per_token_logps"] = torch.full((16, 9), -6.0)  # read where there is a KL penalty
-    inputs["advantages"] = torch.tensor(advantages).repeat(4)
     rows = []
 
     def counted(_, __, given) -> None:
@@ -195,7 +203,7 @@ def test_what_has_no_advantage_goes_forward_only(
     noise = 0.1 if one.args.bf16 else 1e-4
     for name, slope in slopes.items():
         wanted = one.model.get_parameter(name).grad
-        assert (slope - wanted).norm() <= noise * wanted.norm(), name
+        assert (slope - wanted).norm() <= noise * wanted.norm() + 1e-3, name  # what rounding moves
     (mine, trls) = one._metrics["train"]["entropy"]
     assert mine == pytest.approx(trls, rel=noise), "of all completions"
 
