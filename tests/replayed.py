@@ -37,5 +37,5 @@ if __name__ == "__main__":
     launch.join("grpo", params.launch)
     stage.seed_everything(params.seed)
     grpo.recording_trainer = replaying
-    shared_prompt.WORTH = 0  # what has no advantage goes forward only, however little it is
+    shared_prompt.WORTH = 0  # a dead group goes forward only, however little it is
     grpo.body(params, stage.Run("grpo", params, Spool(Path(os.devnull))))

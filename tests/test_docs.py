@@ -83,7 +83,8 @@ WHOLE, DIGITS, SEARCH, PLAIN, NO_SEARCH = re.split(
 )
 LINE = re.compile(r"^\| `(-S .*?)` \|", re.M)
 EXPERIMENTS = (
-    LINE.findall(WHOLE)
+    re.findall(r"^dvc exp run --temp (-S .*)$", WHOLE, re.M)
+    + LINE.findall(WHOLE)
     + [f"{DIGITS} {line}" for line in LINE.findall(SEARCH)]
     + [f"{DIGITS} {PLAIN} {line}" for line in LINE.findall(NO_SEARCH)]
 )

@@ -166,6 +166,7 @@ def test_grpo_on_the_same_completions_in_two_processes_gives_the_weights_of_one(
     one, two = replayed(1, changes), replayed(2, changes)
     assert one[2] == two[2] and len(one[2]) == 64
     assert {row["reward"] for row in one[2]} > {0.0}
+    assert any(row.get("dead_groups") for row in one[1]) == ("rewards" in changes["grpo"])
     noise = apart(one[0], two[0])
     learned = max(w.abs().max().item() for name, w in one[0].items() if "lora_B" in name)  # from 0
     print(f"difference {noise:.1e}, learned {learned:.1e}")

@@ -44,8 +44,8 @@ class DynamicSampling:
     scores: "torch.Tensor"  # of the last batch, all processes'
 
     def _generate_and_score_completions(self, inputs: list[dict]) -> dict[str, Any]:
-        """TRL's, and which completions are of a dead group, (completions,), by rewards that are
-        equal: their mean is rounded, and leaves most of them an advantage of some 1e-8.
+        """TRL's, and which completions are of a dead group, (completions,). By the rewards: the
+        mean of equal ones may be rounded, and leaves them advantages that are not quite 0.
         """
         import torch
 

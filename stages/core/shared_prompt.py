@@ -36,7 +36,9 @@ log = logging.getLogger("stages")
 
 PADDING = -1  # in place of a token id
 SKIPPED = -100  # the label of a token that is not scored
-WORTH = 2e10  # operations of a backward pass that cost more than two further calls of the model
+# Operations of a backward pass that are worth two further calls of the model: on a CPU 2e9 gained
+# nothing, 2e11 a sixth of a step (benchmarks/README.md).
+WORTH = 2e10
 
 
 class SharedPrompt:

@@ -148,6 +148,7 @@ def both(changes: dict, monkeypatch) -> tuple[small_grpo.Trained, small_grpo.Tra
 def test_training_is_trls(setting, inside, monkeypatch):
     monkeypatch.setattr(shared_prompt, "WORTH", 0)
     shared, trls = both(SETTINGS[setting], monkeypatch)
+    assert any(shared.column("dead_groups")) == (setting == "groups that earn the same")
     for a, b in zip(shared.curve, trls.curve, strict=True):
         assert a.keys() == b.keys()
         for name in {"loss", "grad_norm", "mean_reward", "entropy", "kl_div"} & a.keys():
