@@ -45,7 +45,7 @@ async def run(command: list[str], environment: dict[str, str]) -> AsyncIterator[
             stdout=output,
             stderr=output,
             env=environment,
-            start_new_session=True,
+            process_group=0,  # in this session, which what is forked for a stage must share
         )
     exit_code = asyncio.create_task(process.wait())
     # A daemon that the command left behind may hold the other end of the pipe for ever.

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 OUT = Path("models/base")
+LIBRARIES = ("transformers.models.llama.modeling_llama",)
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -30,7 +31,7 @@ CHATML = (
 def body(params: Params, run: Run) -> dict:
     if params.base.source != "scratch":
         return describe(params.base)
-    libraries.load("transformers.models.llama.modeling_llama")
+    libraries.load(*LIBRARIES)
     tokenizer = make_tokenizer(params)
     model = from_scratch(params.base.scratch, tokenizer, params.seed)
     save_model(model, tokenizer, OUT)
@@ -102,4 +103,4 @@ def files_of_hub(base: Base) -> tuple[dict[str, str], str]:
 
 
 if __name__ == "__main__":
-    stage.main("base", body)
+    stage.main("base", body, LIBRARIES)

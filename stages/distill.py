@@ -32,6 +32,7 @@ TEACHER, OUT = Path("models/grpo"), Path("models/student")
 DEMONSTRATIONS, POOL = Path("data/sft.jsonl"), Path("data/grpo.jsonl")
 ROLLOUTS = Path("rollouts/grpo.jsonl")
 SAMPLES, CURVE = Path("rollouts/teacher.jsonl"), Path("plots/distill.csv")
+LIBRARIES = ("trl.trainer.sft_trainer", "transformers.models.llama.modeling_llama")
 BATCH = 128  # prompts sampled at once
 LATE = 0.25  # share of grpo's steps whose rollouts are used again
 OF_SAMPLES = ("verified", "unverified", "logits")  # methods for which the teacher samples
@@ -39,7 +40,7 @@ OF_SAMPLES = ("verified", "unverified", "logits")  # methods for which the teach
 
 def body(params: Params, run: Run, suffix: str = "") -> dict:
     """`suffix` is what the names of all that is written end in."""
-    libraries.load("trl.trainer.sft_trainer")
+    libraries.load(*LIBRARIES)
     from stages.core import models, student
 
     distill = params.distill
@@ -267,9 +268,9 @@ def enough(kept: list[dict], distill: Distill) -> Sequence[dict]:
 
 def main() -> None:
     if len(sys.argv) == 2 and (method := sys.argv[1]) in METHODS:
-        stage.main(f"distill_also@{method}", partial(otherwise, method))
+        stage.main(f"distill_also@{method}", partial(otherwise, method), LIBRARIES)
     else:
-        stage.main("distill", body)
+        stage.main("distill", body, LIBRARIES)
 
 
 if __name__ == "__main__":

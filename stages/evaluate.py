@@ -46,6 +46,8 @@ ALSO = {f"student-{method}": f"evaluate_also@{method}" for method in METHODS}
 ALSO |= {f"sft-{control}": f"evaluate_control@{control}" for control in CONTROLS}
 SHOTS = Path("data/shots.jsonl")
 HIGH_REWARD = 0.8
+LIBRARIES = ("lm_eval.evaluator", "lm_eval.models.huggingface",
+             "transformers.models.llama.modeling_llama")  # fmt: skip
 
 
 class Result(NamedTuple):
@@ -62,7 +64,7 @@ def body(model: str, params: Params, run: Run) -> dict:
     rows = list(islice(read_rows(data), params.evaluate.num_samples))
     if not rows:
         raise UserError(f"{data} has no rows: raise task.{params.evaluate.split} in params.yaml")
-    libraries.load("lm_eval.evaluator", "lm_eval.models.huggingface")
+    libraries.load(*LIBRARIES)
     folder = Path("models", FOLDERS.get(model, model))
     batches = Batches(resume.folder(run.name) / launch.apart("batches.jsonl"))
     result = evaluated(folder, rows, params, run.progress, model == "control", batches)
@@ -272,7 +274,7 @@ def save(result: Result, folder: Path, name: str) -> None:
 
 def main() -> None:
     if len(sys.argv) == 2 and (model := sys.argv[1]) in (*FOLDERS, *ALSO):
-        stage.main(ALSO.get(model, f"evaluate@{model}"), partial(body, model))
+        stage.main(ALSO.get(model, f"evaluate@{model}"), partial(body, model), LIBRARIES)
     elif len(sys.argv) == 2 and not sys.argv[1].startswith("-"):
         sys.exit(f"evaluate: there is no model {sys.argv[1]}: say {', '.join(FOLDERS)}, or --help")
     else:  # no import: what the stage makes does not hang on that file

@@ -33,6 +33,7 @@ SFT, ROWS = Path("models/sft"), Path("data/grpo.jsonl")
 ADAPTER, ROLLOUTS, CURVE = (
     Path("models/adapter"), Path("rollouts/grpo.jsonl"), Path("plots/grpo.csv")
 )  # fmt: skip
+LIBRARIES = ("trl.trainer.grpo_trainer", "transformers.models.llama.modeling_llama")
 
 # TRL's metric names -> those that users know; the others keep TRL's.
 METRICS = {
@@ -48,7 +49,7 @@ HIGH_REWARD = 0.8
 
 
 def body(params: Params, run: Run) -> dict:
-    libraries.load("trl.trainer.grpo_trainer")
+    libraries.load(*LIBRARIES)
     from stages.core import models, probe, training
 
     grpo = params.grpo
@@ -296,4 +297,4 @@ def save(model: Any, tokenizer: "PreTrainedTokenizerBase") -> None:
 
 
 if __name__ == "__main__":
-    stage.main("grpo", body)
+    stage.main("grpo", body, LIBRARIES)

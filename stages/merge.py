@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SFT, ADAPTER, ROWS, OUT = (
     Path("models/sft"), Path("models/adapter"), Path("data/grpo.jsonl"), Path("models/grpo")
 )  # fmt: skip
+LIBRARIES = ("peft", "transformers.models.llama.modeling_llama")
 
 
 def body(params: Params, run: Run) -> dict:
@@ -34,7 +35,7 @@ def body(params: Params, run: Run) -> dict:
     if not (ADAPTER / "adapter_config.json").exists():
         return whole_model()
     lora.require_base(SFT, ADAPTER)
-    libraries.load("peft")
+    libraries.load(*LIBRARIES)
     tokenizer = models.load_tokenizer(SFT)
     attn, quantize = params.base.attn_implementation, params.grpo.quantize == "nf4"
     with replacing(OUT) as beside:
@@ -145,4 +146,4 @@ def require_equal(proof: dict[str, float], bounds: Bounds) -> None:
 
 
 if __name__ == "__main__":
-    stage.main("merge", body)
+    stage.main("merge", body, LIBRARIES)

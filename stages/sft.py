@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 BASE, ROWS = Path("models/base"), Path("data/sft.jsonl")
 OUT, CURVE = Path("models/sft"), Path("plots/sft.csv")
 PROVEN_ON = 8  # prompts on which a merged adapter must be what was trained
+LIBRARIES = ("trl.trainer.sft_trainer", "transformers.models.llama.modeling_llama")
 
 
 def control(kind: Control, params: Params, run: Run) -> dict:
@@ -35,7 +36,7 @@ def control(kind: Control, params: Params, run: Run) -> dict:
 
 def body(params: Params, run: Run, suffix: str = "") -> dict:
     """`suffix` is what the names of all that is written end in."""
-    libraries.load("trl.trainer.sft_trainer")
+    libraries.load(*LIBRARIES)
     from stages.core import models, training
 
     run.dataset(ROWS, "training")
@@ -143,9 +144,9 @@ def prove(
 
 def main() -> None:
     if len(sys.argv) == 2 and (kind := sys.argv[1]) in CONTROLS:
-        stage.main(f"sft_also@{kind}", partial(control, kind))
+        stage.main(f"sft_also@{kind}", partial(control, kind), LIBRARIES)
     else:
-        stage.main("sft", body)
+        stage.main("sft", body, LIBRARIES)
 
 
 if __name__ == "__main__":

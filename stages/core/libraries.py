@@ -43,7 +43,15 @@ def leave_out(params: "Params") -> None:
     peft imports it wherever it is installed, and puts up with its absence.
     """
     if not may_need_bitsandbytes(params):
-        sys.modules.setdefault("bitsandbytes", None)
+        leave_out_bitsandbytes()
+
+
+def leave_out_bitsandbytes() -> None:
+    sys.modules.setdefault("bitsandbytes", None)
+
+
+def bitsandbytes_is_left_out() -> bool:
+    return sys.modules.get("bitsandbytes", sys) is None
 
 
 def may_need_bitsandbytes(params: "Params") -> bool:

@@ -6,6 +6,7 @@ same frame serves `dvc repro`, an experiment and the Prefect flow: the stage doe
 
 import gc
 import logging
+import math
 import os
 import random
 import resource
@@ -13,13 +14,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from stages.core import launch, libraries, modules, resume, tracking
+from stages.core import forkserver, launch, libraries, modules, resume, tracking
 from stages.core import params as parameters
 from stages.core.errors import UserError
 from stages.core.files import (
@@ -36,6 +37,8 @@ from stages.core.progress import Progress
 log = logging.getLogger("stages")
 
 Body = Callable[[Params, "Run"], dict[str, Any]]
+
+AGAIN = 1.0  # seconds
 
 
 class Run:
@@ -93,11 +96,16 @@ class Run:
         write_csv(path, self.curve)
 
 
-def main(name: str, body: Body) -> None:
-    """Runs a stage and exits: 0, or 1 with one line where the user can mend it."""
+def main(name: str, body: Body, needs: Sequence[str] = ()) -> None:
+    """Runs a stage and exits: 0, or 1 with one line where the user can mend it.
+
+    Args:
+        needs: modules of heavy libraries that the body loads; it may be forked from a process that
+            has them (stages/core/forkserver.py).
+    """
     stage = os.environ.get("DVC_STAGE", name)
     set_environment()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    end_by_signals()
     end_with_pipeline()
     try:
         with full_disk_said():
@@ -107,6 +115,9 @@ def main(name: str, body: Body) -> None:
             if launch.to_start(stage, params.launch):
                 launch.check_engine(stage, params)
                 sys.exit(launch.start(stage, params.launch))
+            libraries.leave_out(params)
+            if needs and (code := forked(needs)) is not None:
+                sys.exit(code)
             launch.join(stage, params.launch)
             seed_everything(params.seed)
             with resume.alone(stage):
@@ -120,6 +131,33 @@ def main(name: str, body: Body) -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+
+
+def end_by_signals() -> None:
+    """Lets SIGTERM and SIGINT end the stage in order.
+
+    The same one within a second is the same: it came to the process group, and was passed on.
+    """
+    last: dict[int, float] = {}
+
+    def end(number: int, _: object) -> None:
+        now, before = time.monotonic(), last.get(number, -math.inf)
+        last[number] = now
+        if now - before < AGAIN:
+            return
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not in a shell's background
+        signal.signal(signal.SIGINT, end)
+
+
+def forked(needs: Sequence[str]) -> int | None:
+    """The exit code of the stage, run by a process that had its libraries; None: run it here."""
+    pipeline = tracking.pipeline()
+    return forkserver.run(pipeline[0], needs) if pipeline and forkserver.may_run() else None
 
 
 def refuse_arguments(stage: str) -> None:
@@ -149,13 +187,12 @@ def ready(stage: str) -> Params:
 
 
 def execute(stage: str, params: Params, body: Body) -> None:
-    libraries.leave_out(params)
     with tracking.tracked(stage, params) as spool:
         run = Run(stage, params, spool)
         metrics = body(params, run)
         if not launch.first():
             return
-        seconds = time.time() - psutil.Process().create_time()
+        seconds = time.time() - forkserver.asker().create_time()
         metrics = {**metrics, "seconds": round(seconds, 2), **peak_memory()}
         write_json(metrics_path(stage), metrics)
         spool.metrics(run.not_in_curve(tracking.numbers(metrics)), step=0)
@@ -231,9 +268,7 @@ def end_with_pipeline() -> None:
     SIGKILL to `dvc repro` reaches neither its shell nor the training process; the next `dvc repro`
     would start a second one beside it.
     """
-    watched = [p for p in psutil.Process().parents() if tracking.is_dvc(p)][:1]
-    if pid := os.environ.get("GRPO_PIPELINE_PID"):
-        watched += [psutil.Process(int(pid))] if psutil.pid_exists(int(pid)) else []
+    watched = tracking.pipeline()
     if "WORLD_SIZE" in os.environ:
         watched.append(psutil.Process().parent())  # the launcher of this process
 

@@ -55,18 +55,22 @@ def main(path: Path, stage: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with FileLock(f"{path}.lock"):
         report(path, follow(path, stage_is_gone(stage)))
-    send_missed()
+    send_missed(stage)
 
 
-def send_missed() -> None:
-    """Sends what earlier trackers could not. Each file is tried; the last error is raised."""
+def send_missed(stage: int | None = None) -> None:
+    """Sends what earlier trackers could not. Each file is tried; the last error is raised.
+
+    Args:
+        stage: the process that this one has reported for; without one, this itself.
+    """
     with ExitStack() as trials:
         for missed in sorted(cache_dir("tracking").glob("*.jsonl"), reverse=True):
-            trials.callback(send, missed)  # called in the opposite order
+            trials.callback(send, missed, stage or os.getpid())  # called in the opposite order
 
 
-def send(missed: Path) -> None:
-    if is_written(missed):
+def send(missed: Path, stage: int) -> None:
+    if is_written(missed, stage):
         return  # by a stage whose own tracker has only just started, and holds no lock yet
     try:
         with FileLock(f"{missed}.lock", timeout=0):
@@ -76,12 +80,12 @@ def send(missed: Path) -> None:
         return  # another stage's tracker is at it
 
 
-def is_written(path: Path) -> bool:
+def is_written(path: Path, ours: int) -> bool:
     """Whether the stage that a file is named for lives, on this host; another one than ours,
     which has one file at a time.
     """
     named = re.search(r"-(\d{8}-\d{6})-(\d+)$", path.stem)
-    if not named or int(named[2]) in (os.getpid(), os.getppid()):
+    if not named or int(named[2]) == ours:
         return False
     began = time.mktime(time.strptime(named[1], "%Y%m%d-%H%M%S"))
     try:
@@ -99,13 +103,20 @@ def stage_is_gone(stage: int) -> threading.Event:
     def watch() -> None:
         sys.stdin.buffer.read()
         gone.set()
-        while os.getppid() == stage:
+        while is_alive(stage):
             time.sleep(0.1)
         time.sleep(GRACE)
         os._exit(1)  # at any moment: what has arrived is found again
 
     threading.Thread(target=watch, daemon=True).start()
     return gone
+
+
+def is_alive(process: int) -> bool:
+    try:
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def follow(path: Path, gone: threading.Event) -> Iterator[dict]:

@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -18,12 +19,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 from uuid import uuid4
 
 import psutil
 
-from stages.core import launch
+from stages.core import forkserver, launch
 from stages.core.errors import UserError
 from stages.core.files import cache_dir
 from stages.core.graph import md5
@@ -32,6 +33,8 @@ from stages.core.params import Params, Tracking
 log = logging.getLogger("stages")
 
 PATIENCE = 60  # seconds that a finished stage waits for its tracker
+LIBRARIES = ("mlflow.tracking.client", "mlflow.store.tracking.sqlalchemy_store", "dvc.repo",
+             "dvc.stage.serialize")  # fmt: skip
 
 
 class Spool:
@@ -105,21 +108,35 @@ def require_installed(tracking: Tracking) -> None:
         raise UserError("tracking.uri: psycopg2 is not installed: `pip install .[postgres]`")
 
 
-def start_tracker(path: Path) -> subprocess.Popen:
+class Tracker(NamedTuple):
+    """The tracker's process, and its stdin."""
+
+    process: subprocess.Popen | forkserver.Forked
+    stdin: BinaryIO
+
+
+def start_tracker(path: Path) -> Tracker:
     """The tracker follows the file until it reads `end`, or until its stdin closes with us."""
-    command = [sys.executable, "-m", "stages.core.tracker", str(path), str(os.getpid())]
-    output = cache_dir("tracking") / "tracker.log"
-    with output.open("a") as file:
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=file, stderr=file)
+    module, arguments = "stages.core.tracker", [str(path), str(os.getpid())]
+    stdin, ours = os.pipe()
+    with (cache_dir("tracking") / "tracker.log").open("a") as file, open(stdin, "rb"):
+        process, owners = None, pipeline()
+        if owners and forkserver.of_use():
+            files = [stdin, file.fileno(), file.fileno()]
+            process = forkserver.start(owners[0], module, arguments, files, LIBRARIES, True)
+        if process is None:
+            command = [sys.executable, "-m", module, *arguments]
+            process = subprocess.Popen(command, stdin=stdin, stdout=file, stderr=file)
+        return Tracker(process, open(ours, "wb"))
 
 
-def await_tracker(tracker: subprocess.Popen, path: Path) -> None:
+def await_tracker(tracker: Tracker, path: Path) -> None:
     tracker.stdin.close()
     try:
-        code = tracker.wait(PATIENCE)
-    except subprocess.TimeoutExpired:
-        tracker.kill()
-        code = tracker.wait()
+        code = tracker.process.wait(PATIENCE)
+    except (subprocess.TimeoutExpired, TimeoutError):
+        tracker.process.send_signal(signal.SIGKILL)
+        code = tracker.process.wait()
     if code:
         log.warning("tracking: not reported (see %s); kept in %s and sent with the next stage",
                     path.with_name("tracker.log"), path.name)  # fmt: skip
@@ -128,13 +145,22 @@ def await_tracker(tracker: subprocess.Popen, path: Path) -> None:
 def pipeline_key() -> str:
     """What the stages of one pipeline run have in common.
 
-    The Prefect flow names it; under a plain `dvc repro` or `dvc exp run` it is the DVC process.
+    The Prefect flow names it; under a plain `dvc repro` or `dvc exp run` it is the DVC process: its
+    number, and psutil's hash of when it began, counted from the machine's start, as the time of day
+    of that moment changes by a second now and then.
     """
     if given := os.environ.get("GRPO_PIPELINE_RUN"):
         return given
-    dvc = next(filter(is_dvc, psutil.Process().parents()), psutil.Process())
-    parts = [os.environ.get("DVC_EXP_NAME"), f"{dvc.pid}-{int(dvc.create_time())}"]
+    dvc = next(filter(is_dvc, forkserver.asker().parents()), forkserver.asker())
+    parts = [os.environ.get("DVC_EXP_NAME"), f"{dvc.pid}-{hash(dvc) & 0xFFFFFFFF:08x}"]
     return "-".join(filter(None, parts))
+
+
+def pipeline() -> list[psutil.Process]:
+    """The processes that this stage is to end with, the longest-lived first: the flow's, DVC's."""
+    flow = os.environ.get("GRPO_PIPELINE_PID")
+    found = [psutil.Process(int(flow))] if flow and psutil.pid_exists(int(flow)) else []
+    return found + [p for p in forkserver.asker().parents() if is_dvc(p)][:1]
 
 
 def is_dvc(process: psutil.Process) -> bool:

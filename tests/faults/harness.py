@@ -240,14 +240,18 @@ def start(project: Project, stage: str, **environment: str) -> subprocess.Popen:
     return subprocess.Popen(
         command(stage), cwd=project.folder, env={**project.environment(), **environment},
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True,
+        process_group=0,
     )  # fmt: skip
 
 
 def family(process: subprocess.Popen) -> list[psutil.Process]:
-    with suppress(psutil.NoSuchProcess):
-        return psutil.Process(process.pid).children(recursive=True)
-    return []
+    """The process group: what is forked for a stage is in it, and no child of the stage."""
+    found = []
+    for other in psutil.process_iter():
+        with suppress(ProcessLookupError):
+            if os.getpgid(other.pid) == process.pid:
+                found.append(other)
+    return found
 
 
 def has_work_to_lose(project: Project, stage: str) -> bool:
@@ -265,7 +269,9 @@ def stop_after(project: Project, stage: str, seconds: float, working: bool, rng:
     Args:
         seconds: after its start, or, if `working`, after there is something to go on from.
     """
-    process, ends = start(project, stage), time.monotonic() + seconds
+    # of a pipeline it is forked from a process that has the libraries, of its own it is not
+    pipeline = {"GRPO_PIPELINE_PID": str(os.getpid())} if rng.random() < 0.5 else {}
+    process, ends = start(project, stage, **pipeline), time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < ends:
         if working and not has_work_to_lose(project, stage):
             ends = time.monotonic() + seconds
