@@ -311,7 +311,7 @@ class Server:
 
 
 def asked_by(asker: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
-    """What is asked, unless it is another user that asks, or gone already; and the files with it."""
+    """What is asked, with its files; nothing of another user, or of one that is gone already."""
     asker.settimeout(WAIT)
     files: list[int] = []
     try:

@@ -269,8 +269,8 @@ def stop_after(project: Project, stage: str, seconds: float, working: bool, rng:
     Args:
         seconds: after its start, or, if `working`, after there is something to go on from.
     """
-    # of a pipeline it is forked from a process that has the libraries, of its own it is not
-    pipeline = {"GRPO_PIPELINE_PID": str(os.getpid())} if rng.random() < 0.5 else {}
+    # in a pipeline it is forked from a process that has the libraries, by itself it is not
+    pipeline = {"GRPO_PIPELINE_PID": str(os.getpid())} if tally.kills % 2 else {}
     process, ends = start(project, stage, **pipeline), time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < ends:
         if working and not has_work_to_lose(project, stage):
