@@ -268,6 +268,8 @@ def end_with_pipeline() -> None:
     SIGKILL to `dvc repro` reaches neither its shell nor the training process; the next `dvc repro`
     would start a second one beside it.
     """
+    if forkserver.FORKED_FOR in os.environ:
+        return  # it ends with the process that asked for it, which watches
     watched = tracking.pipeline()
     if "WORLD_SIZE" in os.environ:
         watched.append(psutil.Process().parent())  # the launcher of this process

@@ -83,7 +83,7 @@ def tracked(stage: str, params: Params) -> Iterator[Spool]:
     spool.write("start", id=uuid4().hex, stage=stage, params=flat(params.model_dump()), tags=tags(),
                 pipeline=pipeline_key(), started=time.strftime("%Y-%m-%d %H:%M:%S"),
                 tracking=params.tracking.model_dump())  # fmt: skip
-    tracker = start_tracker(spool.path)
+    tracker = start_tracker(spool.path, next(iter(pipeline()), None))
     status = "FAILED"
     try:
         yield spool
@@ -115,15 +115,19 @@ class Tracker(NamedTuple):
     stdin: BinaryIO
 
 
-def start_tracker(path: Path) -> Tracker:
-    """The tracker follows the file until it reads `end`, or until its stdin closes with us."""
+def start_tracker(path: Path, owner: psutil.Process | None) -> Tracker:
+    """The tracker follows the file until it reads `end`, or until its stdin closes with us.
+
+    Args:
+        owner: of a process that it may be forked from.
+    """
     module, arguments = "stages.core.tracker", [str(path), str(os.getpid())]
     stdin, ours = os.pipe()
     with (cache_dir("tracking") / "tracker.log").open("a") as file, open(stdin, "rb"):
-        process, owners = None, pipeline()
-        if owners and forkserver.of_use():
+        process = None
+        if owner and forkserver.of_use():
             files = [stdin, file.fileno(), file.fileno()]
-            process = forkserver.start(owners[0], module, arguments, files, LIBRARIES, True)
+            process = forkserver.start(owner, module, arguments, files, LIBRARIES, outlives=True)
         if process is None:
             command = [sys.executable, "-m", module, *arguments]
             process = subprocess.Popen(command, stdin=stdin, stdout=file, stderr=file)
@@ -133,6 +137,11 @@ def start_tracker(path: Path) -> Tracker:
 def await_tracker(tracker: Tracker, path: Path) -> None:
     tracker.stdin.close()
     try:
+        if isinstance(tracker.process, forkserver.Forked) and not tracker.process.has_begun(
+            PATIENCE
+        ):
+            tracker = start_tracker(path, None)
+            tracker.stdin.close()
         code = tracker.process.wait(PATIENCE)
     except (subprocess.TimeoutExpired, TimeoutError):
         tracker.process.send_signal(signal.SIGKILL)

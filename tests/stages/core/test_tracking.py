@@ -23,6 +23,7 @@ from stages.core.errors import UserError
 from stages.core.files import cache_dir
 from stages.core.graph import md5
 from stages.core.tracking import flat, numbers
+from tests.conftest import ROOT
 
 
 def runs(uri: str) -> dict:
@@ -271,3 +272,19 @@ def test_flat_and_numbers():
     nested = {"a": {"b": 1, "c": {}}, "d": True, "e": "x", "f": float("nan")}
     assert flat(nested) == {"a.b": 1, "a.c": {}, "d": True, "e": "x", "f": nested["f"]}
     assert numbers(nested) == {"a.b": 1.0, "d": 1.0}
+
+
+def test_what_no_server_can_fork_is_a_process_of_its_own(params, here, monkeypatch):
+    """As on a kernel whose processes have no descriptors: the server ends as soon as it starts."""
+    Path("sitecustomize.py").write_text(
+        "import os, sys\nif '-m' in sys.orig_argv and 'stages.core.forkserver' in sys.orig_argv:\n"
+        "    open('tried', 'w').close()\n    del os.pidfd_open\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{here}:{ROOT}")
+    monkeypatch.setenv("GRPO_PIPELINE_PID", str(os.getpid()))
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    uri = f"sqlite:///{here}/store.db"
+    with tracking.tracked("sft", params(uri)) as spool:
+        spool.metrics({"loss": 1.0}, step=1)
+    assert Path("tried").exists()
+    assert runs(uri)["sft"].data.metrics == {"loss": 1.0}
