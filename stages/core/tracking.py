@@ -136,10 +136,9 @@ def start_tracker(path: Path, owner: psutil.Process | None) -> Tracker:
 
 def await_tracker(tracker: Tracker, path: Path) -> None:
     tracker.stdin.close()
+    forked = isinstance(tracker.process, forkserver.Forked)
     try:
-        if isinstance(tracker.process, forkserver.Forked) and not tracker.process.has_begun(
-            PATIENCE
-        ):
+        if forked and not tracker.process.has_begun(PATIENCE):  # the server came to nothing
             tracker = start_tracker(path, None)
             tracker.stdin.close()
         code = tracker.process.wait(PATIENCE)

@@ -282,9 +282,10 @@ def test_what_no_server_can_fork_is_a_process_of_its_own(params, here, monkeypat
     )
     monkeypatch.setenv("PYTHONPATH", f"{here}:{ROOT}")
     monkeypatch.setenv("GRPO_PIPELINE_PID", str(os.getpid()))
-    monkeypatch.delitem(sys.modules, "torch", raising=False)
     uri = f"sqlite:///{here}/store.db"
-    with tracking.tracked("sft", params(uri)) as spool:
+    there = params(uri)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    with tracking.tracked("sft", there) as spool:
         spool.metrics({"loss": 1.0}, step=1)
     assert Path("tried").exists()
     assert runs(uri)["sft"].data.metrics == {"loss": 1.0}
