@@ -4,6 +4,7 @@
     python -m benchmarks.startup stages [--only sft] [--rounds 5]
     python -m benchmarks.startup noop
     python -m benchmarks.startup flow              # starts a Prefect server of its own
+    python -m benchmarks.startup forked            # the evaluations, forked and each by itself
     python -m benchmarks.startup run               # `dvc repro --force`: all stages run again
 
 By turns, medians; `cpu` is processor time, which other work on the machine changes least.
@@ -252,6 +253,30 @@ def server() -> Iterator[dict[str, str]]:
             process.wait(30)
 
 
+# --- forked stages --------------------------------------------------------------------------------
+
+
+def forked(rounds: int) -> None:
+    """Short stages with a process that they are forked from, and without one.
+
+    Nobody waits for that process: processor time is here that of the whole machine.
+    """
+    from stages.core import forkserver, graph
+
+    values = yaml.safe_load(Path("params.yaml").read_text())
+    names = [n for n in graph.expanded(graph.declared(), values) if n.startswith("evaluate@")]
+    command = [sys.executable, "-m", "dvc", "repro", "--force", "--single-item", *names]
+    kinds = {"each loads its libraries": {forkserver.SERVER: forkserver.NONE}, "forked": {}}
+    turns: dict[str, list[Turn]] = {f"{len(names)} evaluations, {kind}": [] for kind in kinds}
+    for _ in range(rounds):
+        for kind, environment in zip(turns, kinds.values(), strict=True):
+            before = psutil.cpu_times()
+            wall, _ = timed(command, env={**os.environ, **environment}, stderr=subprocess.DEVNULL)
+            now = psutil.cpu_times()
+            turns[kind].append((wall, now.user + now.system - before.user - before.system))
+    show(turns)
+
+
 # --- a whole run ----------------------------------------------------------------------------------
 
 
@@ -285,7 +310,7 @@ def watched(parent: psutil.Process) -> list[dict]:
     """Start, end and processor time of each of our processes, while the first one lives."""
     lives: dict[tuple[int, float], dict] = {}
     while parent.is_running() and parent.status() != psutil.STATUS_ZOMBIE:
-        for process in [parent, *parent.children(recursive=True)]:
+        for process in [parent, *parent.children(recursive=True), *forked_under(parent)]:
             try:
                 command = process.cmdline()
                 used = process.cpu_times()
@@ -299,9 +324,17 @@ def watched(parent: psutil.Process) -> list[dict]:
     return [life for life in lives.values() if life]
 
 
+def forked_under(owner: psutil.Process) -> list[psutil.Process]:
+    """The process that stages and trackers are forked from, and those, who bear its command."""
+    found = psutil.process_iter(["cmdline"])
+    return [p for p in found if (command := p.info["cmdline"])
+            and "stages.core.forkserver" in command and str(owner.pid) in command]  # fmt: skip
+
+
 def kind_of(command: list[str]) -> str:
     module = next((part for part in command[1:3] if part.startswith("stages.")), None)
-    if module in (own := {"stages.core.tracker": "trackers", "stages.code": "code"}):
+    if module in (own := {"stages.core.tracker": "trackers", "stages.code": "code",
+                          "stages.core.forkserver": "what is forked, and its server"}):  # fmt: skip
         return own[module]
     return "stages" if module else "dvc" if "dvc" in command[1:3] else "others"
 
@@ -319,7 +352,7 @@ def main() -> None:
     if sys.argv[1:2] == ["flow-child"]:
         return flow_child(Path(sys.argv[2]))
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=["stages", "noop", "flow", "run"])
+    parser.add_argument("what", choices=["stages", "noop", "flow", "forked", "run"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="*", default=[], help="stages: these")
     chosen = parser.parse_args()
@@ -330,6 +363,8 @@ def main() -> None:
             show(noop(chosen.rounds))
         case "flow":
             flow(chosen.rounds)
+        case "forked":
+            forked(chosen.rounds)
         case "run":
             run()
 

@@ -10,7 +10,7 @@ server ends with the pipeline run: with the process of DVC, or of the flow.
 
 It holds libraries and no code of stages/, which what is forked imports as it then is. Where a GPU
 is (its driver does not survive a fork), where a stage runs in several processes, and for a stage
-that is started by hand, nothing is forked.
+that is started by hand, nothing is forked; nor with GRPO_FORKSERVER=none in the environment.
 """
 
 import ctypes
@@ -35,6 +35,7 @@ from stages.core import libraries
 
 FORKED_FOR = "GRPO_FORKED_FOR"  # in a forked process: the one that DVC started
 SERVER = "GRPO_FORKSERVER"  # in a forked process: its server's name
+NONE = "none"  # what a user sets it to who wants no server
 GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # drivers of NVIDIA, of AMD, and inside WSL
 OF_ONE_STAGE = {"DVC_STAGE", "PWD", "OLDPWD", "SHLVL", "_"}  # variables no library reads
 WAIT = 10.0  # seconds in which who asks has said what
@@ -56,7 +57,9 @@ def of_use() -> bool:
 
     So does a new checkout's first stage, to read the options of TRL's classes.
     """
-    return sys.platform == "linux" and (FORKED_FOR in os.environ or "torch" not in sys.modules)
+    if sys.platform != "linux" or os.environ.get(SERVER) == NONE:
+        return False
+    return FORKED_FOR in os.environ or "torch" not in sys.modules
 
 
 def may_run() -> bool:
@@ -221,7 +224,8 @@ def user(connection: socket.socket) -> int:
 class Server:
     """Has libraries; forks stages, hands signals to them, and says how they ended.
 
-    A single thread, as a process of several must not be forked.
+    It has one thread of Python's, so that it may be forked; those of OpenBLAS and of pyarrow's
+    allocator stop for that and begin anew.
     """
 
     def __init__(self, listening: socket.socket, owner: int):
@@ -245,17 +249,18 @@ class Server:
         """Forks a stage; in it, returns what was asked."""
         asker, _ = self.listening.accept()
         request, files = asked_by(asker)
-        if request and can_load(request["needs"]):
-            server = os.getpid()
-            if (process := os.fork()) == 0:
-                asker.close()
-                self.close()
-                added = {k: v for k, v in os.environ.items() if self.environment.get(k) != v}
-                become(request, files, server, added)
-                return request
-            self.watch(process, asker, request["outlives"])
-        else:
+        server = os.getpid()
+        process = forked() if request and can_load(request["needs"]) else None
+        if process == 0:
             asker.close()
+            self.close()
+            added = {k: v for k, v in os.environ.items() if self.environment.get(k) != v}
+            become(request, files, server, added)
+            return request
+        if process is None:
+            asker.close()
+        else:
+            self.watch(process, asker, request["outlives"])
         for file in files:
             os.close(file)
         return None
@@ -331,6 +336,14 @@ def can_load(needs: Sequence[str]) -> bool:
     except (ImportError, OSError, RuntimeError):
         return False
     return True
+
+
+def forked() -> int | None:
+    """As `os.fork`; None where there is no room for one more process."""
+    try:
+        return os.fork()
+    except OSError:
+        return None
 
 
 def become(request: dict[str, Any], files: list[int], server: int, added: dict[str, str]) -> None:

@@ -21,7 +21,11 @@ def test_a_killed_dvc_takes_its_stage_along(tmp_path, tiny):
     )  # fmt: skip
     log = project.folder / "logs" / "sft.log"
     assert wait(lambda: log.exists() and "/100000" in log.read_text()), "sft began to train"
-    assert len(stage_processes(project)) >= 2, "the stage and its tracker"
+    commands = [process.cmdline() for process in stage_processes(project)]
+    assert sum("stages.core.forkserver" in command for command in commands) == 3, (
+        "the server, and the stage and its tracker, which are forked from it"
+    )
+    assert sum("stages.sft" in command for command in commands) == 1, "who waits for the stage"
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     try:

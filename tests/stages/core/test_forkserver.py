@@ -216,7 +216,8 @@ def test_where_there_is_no_server_none_is_asked(owner):
     assert forked is None or not forked.has_begun(60)
 
 
-@pytest.mark.parametrize("reason", ["a GPU", "several processes", "forked itself", "torch"])
+@pytest.mark.parametrize("reason", ["a GPU", "several processes", "forked itself", "torch",
+                                    "the user says so"])  # fmt: skip
 def test_nothing_is_forked_where_it_cannot_be_or_gains_nothing(here, reason):
     Path("asks.py").write_text(
         "import sys\nfrom stages.core import forkserver\nsys.modules.pop('torch', None)\n"
@@ -227,6 +228,7 @@ def test_nothing_is_forked_where_it_cannot_be_or_gains_nothing(here, reason):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment |= {"WORLD_SIZE": "2"} if reason == "several processes" else {}
     environment |= {forkserver.FORKED_FOR: "1"} if reason == "forked itself" else {}
+    environment |= {forkserver.SERVER: "none"} if reason == "the user says so" else {}
 
     def said(*command: str) -> str:
         run = [sys.executable, *command]
