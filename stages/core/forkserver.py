@@ -23,6 +23,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -171,24 +172,31 @@ def start(
 def connect(server: socket.socket, owner: psutil.Process) -> str:
     """Connects to this pipeline run's server; makes it where there is none. Returns its name.
 
-    Of two stages that begin side by side, the one that gets the name makes it.
-
     Raises:
         OSError: there is none, or it is another user's.
     """
     address = os.environ.get(SERVER) or name(owner)
+    for pause in (0.01, 0.1, 1.0, 0.0):
+        make(address, owner)
+        try:
+            server.connect(f"\0{address}")
+            break
+        except ConnectionRefusedError:
+            time.sleep(pause)  # its maker has the name, and does not listen yet
+    if user(server) != os.getuid():
+        raise PermissionError(f"{address} is another user's")
+    return address
+
+
+def make(address: str, owner: psutil.Process) -> None:
+    """Makes the server where there is none: of two that try, the one that gets the name."""
     with socket.socket(socket.AF_UNIX) as listening:
         try:
             listening.bind(f"\0{address}")  # no file: it is gone with the server
         except OSError:
-            pass  # there is one
-        else:
-            listening.listen()
-            begin(listening, owner)
-    server.connect(f"\0{address}")
-    if user(server) != os.getuid():
-        raise PermissionError(f"{address} is another user's")
-    return address
+            return
+        listening.listen()
+        begin(listening, owner)
 
 
 def begin(listening: socket.socket, owner: psutil.Process) -> None:
