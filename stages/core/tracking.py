@@ -34,7 +34,8 @@ log = logging.getLogger("stages")
 
 PATIENCE = 60  # seconds that a finished stage waits for its tracker
 LIBRARIES = ("mlflow.tracking.client", "mlflow.store.tracking.sqlalchemy_store", "dvc.repo",
-             "dvc.stage.serialize")  # fmt: skip
+             "dvc.stage.serialize", "dvc.scm", "ruamel.yaml",
+             "sqlalchemy.dialects.sqlite")  # fmt: skip
 
 
 class Spool:
