@@ -11,6 +11,10 @@ from tests.conftest import Project, merged
 from tests.faults.harness import stage_processes, wait
 
 
+def running(project: Project, module: str) -> int:
+    return sum(module in process.cmdline() for process in stage_processes(project))
+
+
 @pytest.mark.long
 def test_a_killed_dvc_takes_its_stage_along(tmp_path, tiny):
     project = Project(tmp_path / "project", merged(tiny, {"sft": {"max_steps": 100_000}}))
@@ -21,11 +25,10 @@ def test_a_killed_dvc_takes_its_stage_along(tmp_path, tiny):
     )  # fmt: skip
     log = project.folder / "logs" / "sft.log"
     assert wait(lambda: log.exists() and "/100000" in log.read_text()), "sft began to train"
-    commands = [process.cmdline() for process in stage_processes(project)]
-    assert sum("stages.core.forkserver" in command for command in commands) == 3, (
+    assert wait(lambda: running(project, "stages.core.forkserver") == 3), (
         "the server, and the stage and its tracker, which are forked from it"
     )
-    assert sum("stages.sft" in command for command in commands) == 1, "who waits for the stage"
+    assert running(project, "stages.sft") == 1, "who waits for the stage"
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     try:
