@@ -145,7 +145,7 @@ def await_tracker(tracker: Tracker, path: Path) -> None:
         code = tracker.process.wait(PATIENCE)
     except (subprocess.TimeoutExpired, TimeoutError):
         tracker.process.send_signal(signal.SIGKILL)
-        code = tracker.process.wait()
+        code = forkserver.KILLED
     if code:
         log.warning("tracking: not reported (see %s); kept in %s and sent with the next stage",
                     path.with_name("tracker.log"), path.name)  # fmt: skip
