@@ -289,3 +289,14 @@ def test_what_no_server_can_fork_is_a_process_of_its_own(params, here, monkeypat
         spool.metrics({"loss": 1.0}, step=1)
     assert Path("tried").exists()
     assert runs(uri)["sft"].data.metrics == {"loss": 1.0}
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="the kernel's idea of when it started, in Linux"
+)
+def test_a_clock_that_is_set_does_not_part_the_stages_of_a_run(monkeypatch):
+    """Linux tells its start in whole seconds of the time of day, and now and then another one."""
+    monkeypatch.delenv("GRPO_PIPELINE_RUN", raising=False)
+    before, began = tracking.pipeline_key(), psutil.boot_time()
+    monkeypatch.setattr("psutil._pslinux.boot_time", lambda: began + 1)
+    assert tracking.pipeline_key() == before
