@@ -13,6 +13,7 @@ is (its driver does not survive a fork), where a stage runs in several processes
 that is started by hand, nothing is forked; nor with GRPO_FORKSERVER=none in the environment.
 """
 
+import atexit
 import ctypes
 import json
 import os
@@ -383,12 +384,30 @@ def become(request: dict[str, Any], files: list[int], server: int, added: dict[s
 
 def main() -> None:
     """`python -m stages.core.forkserver SOCKET OWNER [without-bitsandbytes]`, by `begin`."""
+    code = 1
+
+    def last() -> None:
+        """Leaves the libraries' modules to the kernel: to take them apart takes half a second.
+
+        Of what is called at the end of a process the first one registered comes last.
+        """
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
+        os._exit(code)
+
+    atexit.register(last)
     if sys.argv[3:]:
         libraries.leave_out_bitsandbytes()
     listening, owner = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
     request = Server(listening, owner).serve()
     if request:
-        runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+        try:
+            runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) else int(error.code is not None)
+            raise
+    code = 0
 
 
 if __name__ == "__main__":

@@ -36,6 +36,12 @@ if sys.argv[1:]:
 open("begun", "w").write(str(os.getpid()))
 time.sleep(600)
 """
+ENDING = """
+import atexit, sys, threading, time
+atexit.register(lambda: print("called at the end", end=""))
+threading.Thread(target=lambda: (time.sleep(0.2), print("a thread", end=", "))).start()
+{how}
+"""
 ASKING = """
 import os, sys, psutil
 from stages.core import forkserver
@@ -113,6 +119,20 @@ def test_a_forked_process_is_what_the_command_would_have_been(owner, here, monke
     assert its["environment"][forkserver.FORKED_FOR] == str(os.getpid())
     assert {"fractions", "torch"} <= set(its["loaded"])
     assert not [name for name in its["loaded"] if name.startswith("stages")]
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "said"),
+    [("", 0, ""), ("sys.exit()", 0, ""), ("sys.exit(5)", 5, ""), ("sys.exit('why')", 1, "why\n"),
+     ("raise ValueError('oh')", 1, "ValueError: oh\n")],
+)  # fmt: skip
+def test_it_ends_as_a_process_does(owner, how, code, said):
+    Path("ending.py").write_text(ENDING.format(how=how))
+    with open("out", "w") as out, open("err", "w") as err:
+        files = [0, out.fileno(), err.fileno()]
+        assert forkserver.start(owner, "ending", [], files, ()).wait(60) == code
+    assert Path("out").read_text() == "a thread, called at the end"
+    assert Path("err").read_text().endswith(said) if said else not Path("err").read_text()
 
 
 def test_one_server_forks_all_of_them_from_the_code_that_is_there_then(owner):

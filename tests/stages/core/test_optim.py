@@ -1,8 +1,10 @@
 import copy
 
+import pytest
 import torch
 
-from stages.core.optim import MuonAdamW, parted
+from stages.core import optim
+from stages.core.optim import Muon, MuonAdamW, parted
 
 
 def model() -> torch.nn.Module:
@@ -56,3 +58,32 @@ def test_a_saved_state_goes_on_exactly():
         steps(n, o, 3)
     pairs = zip(net.parameters(), other.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def matrices(seed: int) -> list[torch.nn.Parameter]:
+    torch.manual_seed(seed)
+    shapes = [(16, 16), (48, 16), (16, 48), (16, 16), (48, 16), (16, 16)]
+    return [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+
+
+@pytest.mark.parametrize("together", [1, 600, optim.TOGETHER])
+def test_matrices_together_become_what_they_become_one_by_one(monkeypatch, together):
+    monkeypatch.setattr(optim, "TOGETHER", together)
+    ours, theirs = matrices(0), matrices(0)
+    own = Muon(ours, 1e-2)
+    torchs = torch.optim.Muon(theirs, lr=1e-2, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+    for step in range(4):
+        for parameters, optimizer in ((ours, own), (theirs, torchs)):
+            for i, (parameter, gradient) in enumerate(
+                zip(parameters, matrices(step + 1), strict=True)
+            ):
+                parameter.grad = None if i == step else gradient.detach()
+            optimizer.step()
+    moved = (a - b for a, b in zip(theirs, matrices(0), strict=True))
+    size = max(change.abs().max() for change in moved)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=size.item() * 2**-8)  # bf16's rounding
+    pairs = zip(
+        own.state_dict()["state"].values(), torchs.state_dict()["state"].values(), strict=True
+    )
+    assert all(torch.equal(a["momentum_buffer"], b["momentum_buffer"]) for a, b in pairs)
