@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 OUT = Path("models/base")
 LIBRARIES = ("transformers.models.llama.modeling_llama",)
+# what the stages below it need, to be loaded while prepare and audit leave a processor idle
+LATER = ("trl.trainer.sft_trainer", "trl.trainer.grpo_trainer", "lm_eval.evaluator",
+         "lm_eval.models.huggingface", "matplotlib.figure")  # fmt: skip
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -103,4 +106,4 @@ def files_of_hub(base: Base) -> tuple[dict[str, str], str]:
 
 
 if __name__ == "__main__":
-    stage.main("base", body, LIBRARIES)
+    stage.main("base", body, LIBRARIES, LATER)

@@ -38,6 +38,7 @@ from stages.reporting.scores import MODELS
 
 REPORTS = Path("reports")
 ROLLOUTS = Path("rollouts/grpo.jsonl")
+LIBRARIES = ("matplotlib.figure", "matplotlib.backends.backend_agg")
 
 Scores = dict[str, dict]  # model -> its metrics
 Samples = dict[str, dict[str, list[dict]]]  # task -> model -> rows
@@ -457,4 +458,4 @@ def plain(rows: list[list[str]]) -> str:
 
 
 if __name__ == "__main__":
-    stage.main("report", body)
+    stage.main("report", body, LIBRARIES)

@@ -6,7 +6,8 @@ that loads them and waits; from then on stages and trackers are forked from it, 
 `multiprocessing` does by its start method of the same name. The process that DVC started for a
 stage stays: it waits for the forked one, passes signals on to it and ends as it ends. The forked
 one is in its process group, has its files, folder and environment, and is killed when it is. The
-server ends with the pipeline run: with the process of DVC, or of the flow.
+server ends with the pipeline run: with the process of DVC, or of the flow. Trackers have a second
+one, so that both load side by side; `meanwhile` has one load what will be needed later.
 
 It holds libraries and no code of stages/, which what is forked imports as it then is. Where a GPU
 is (its driver does not survive a fork), where a stage runs in several processes, and for a stage
@@ -75,7 +76,7 @@ def may_run() -> bool:
     )
 
 
-def run(owner: psutil.Process, needs: Sequence[str]) -> int | None:
+def run(owner: psutil.Process, needs: Sequence[str], later: Sequence[str] = ()) -> int | None:
     """Has this very command run by a forked process; returns its exit code.
 
     None if there is no server and none can be made: then nothing has run.
@@ -83,6 +84,7 @@ def run(owner: psutil.Process, needs: Sequence[str]) -> int | None:
     Args:
         owner: the process that the server ends with.
         needs: names of modules of the libraries that the command will import.
+        later: of those that commands after it will import.
     """
     came: list[int] = []
     forked: Forked | None = None
@@ -98,6 +100,7 @@ def run(owner: psutil.Process, needs: Sequence[str]) -> int | None:
     for number in came if forked else ():  # meanwhile
         forked.send_signal(number)
     if forked and forked.has_begun():
+        meanwhile(owner, later)
         return forked.wait()
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -155,12 +158,13 @@ def start(
 
     Args:
         files: descriptors of its stdin, stdout and stderr.
-        outlives: it goes on when the process that asks, or the server, is gone.
+        outlives: it goes on when the process that asks, or the server, is gone: a tracker.
     """
     server = socket.socket(socket.AF_UNIX)
     try:
+        named = connect(server, owner, outlives)
         request = {"module": module, "arguments": arguments, "needs": needs, "outlives": outlives,
-                   "process": asker().pid, "server": connect(server, owner), "group": os.getpgrp(),
+                   "process": asker().pid, "server": named, "group": os.getpgrp(),
                    "folder": os.getcwd(), "environment": dict(os.environ)}  # fmt: skip
         socket.send_fds(server, [b"\n"], files)
         server.sendall(json.dumps(request).encode() + b"\n")
@@ -170,13 +174,25 @@ def start(
     return Forked(server)
 
 
-def connect(server: socket.socket, owner: psutil.Process) -> str:
-    """Connects to this pipeline run's server; makes it where there is none. Returns its name.
+def meanwhile(owner: psutil.Process, needs: Sequence[str], trackers: bool = False) -> None:
+    """Has the server, or that of the trackers, load libraries when it has nothing else to do."""
+    if not needs:
+        return
+    with socket.socket(socket.AF_UNIX) as server, suppress(OSError):
+        connect(server, owner, trackers)
+        server.sendall(b"\n" + json.dumps({"later": needs}).encode() + b"\n")
+
+
+def connect(server: socket.socket, owner: psutil.Process, trackers: bool) -> str:
+    """Connects to a server of this pipeline run; makes it where there is none.
+
+    Returns what the name of both begins with.
 
     Raises:
         OSError: there is none, or it is another user's.
     """
-    address = os.environ.get(SERVER) or name(owner)
+    both = os.environ.get(SERVER) or name(owner)
+    address = both + "-trackers" * trackers
     for pause in (0.01, 0.1, 1.0, 0.0):
         make(address, owner)
         try:
@@ -186,7 +202,7 @@ def connect(server: socket.socket, owner: psutil.Process) -> str:
             time.sleep(pause)  # its maker has the name, and does not listen yet
     if user(server) != os.getuid():
         raise PermissionError(f"{address} is another user's")
-    return address
+    return both
 
 
 def make(address: str, owner: psutil.Process) -> None:
@@ -241,6 +257,7 @@ class Server:
         self.listening, self.owner = listening, os.pidfd_open(owner)
         self.askers: dict[int, socket.socket] = {}  # pidfd of a forked process -> who waits for it
         self.environment = dict(os.environ)  # which libraries add to
+        self.later: list[str] = []  # modules to load
         self.events = selectors.DefaultSelector()
         self.events.register(listening, selectors.EVENT_READ, self.accept)
         self.events.register(self.owner, selectors.EVENT_READ, self.accept_no_more)
@@ -248,7 +265,10 @@ class Server:
     def serve(self) -> dict[str, Any] | None:
         """Returns in each forked process, with what was asked; None when the run is over."""
         while self.events.get_map():
-            for key, _ in self.events.select():
+            happened = self.events.select(0 if self.later else None)
+            if not happened:
+                can_load([self.later.pop(0)])
+            for key, _ in happened:
                 still = self.events.get_map().get(key.fd) == key
                 if still and (request := key.data()):
                     return request
@@ -258,6 +278,10 @@ class Server:
         """Forks a stage; in it, returns what was asked."""
         asker, _ = self.listening.accept()
         request, files = asked_by(asker)
+        if request and "later" in request:
+            self.later += request["later"]
+            asker.close()
+            return None
         server = os.getpid()
         process = forked() if request and can_load(request["needs"]) else None
         if process == 0:

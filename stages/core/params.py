@@ -188,6 +188,7 @@ class Sft(Training):
     demonstrations: Literal["all", "verified"] = "all"
     optimizer: Literal["adamw", "muon"] = "adamw"
     max_length: Count
+    padding_free: bool = False
     lora: dict[str, Any] = {}
 
 
@@ -331,6 +332,7 @@ class Distill(Training):
     max_completion_length: Count
     optimizer: Literal["adamw", "muon"] = "adamw"
     max_length: Count
+    padding_free: bool = False
 
 
 class Evaluate(Section):
@@ -909,6 +911,7 @@ DECIDED = {
     "beta": "grpo.kl_coef", "epsilon": "grpo.clip_epsilon", "num_generations": "grpo.group_size",
     "temperature": "grpo.temperature", "top_p": "grpo.top_p", "reward_weights": "grpo.rewards",
     "max_completion_length": "grpo.max_completion_length", "max_length": "SECTION.max_length",
+    "padding_free": "SECTION.padding_free",
     "learning_rate": "SECTION.learning_rate", "max_steps": "SECTION.max_steps",
     "num_train_epochs": "SECTION.max_steps", "bf16": "SECTION.precision",
     "fp16": "SECTION.precision", "per_device_train_batch_size": "SECTION.batch_size",

@@ -38,7 +38,7 @@ log = logging.getLogger("stages")
 
 Body = Callable[[Params, "Run"], dict[str, Any]]
 
-AGAIN = 1.0  # seconds
+AGAIN = 1.0  # seconds in which a signal that comes twice is one, sent to the group and passed on
 
 
 class Run:
@@ -96,12 +96,13 @@ class Run:
         write_csv(path, self.curve)
 
 
-def main(name: str, body: Body, needs: Sequence[str] = ()) -> None:
+def main(name: str, body: Body, needs: Sequence[str] = (), later: Sequence[str] = ()) -> None:
     """Runs a stage and exits: 0, or 1 with one line where the user can mend it.
 
     Args:
         needs: modules of heavy libraries that the body loads; it may be forked from a process that
             has them (stages/core/forkserver.py).
+        later: modules that the stages below it load.
     """
     stage = os.environ.get("DVC_STAGE", name)
     set_environment()
@@ -116,7 +117,7 @@ def main(name: str, body: Body, needs: Sequence[str] = ()) -> None:
                 launch.check_engine(stage, params)
                 sys.exit(launch.start(stage, params.launch))
             libraries.leave_out(params)
-            if needs and (code := forked(needs)) is not None:
+            if needs and (code := forked(needs, later)) is not None:
                 sys.exit(code)
             launch.join(stage, params.launch)
             seed_everything(params.seed)
@@ -154,10 +155,13 @@ def end_by_signals() -> None:
         signal.signal(signal.SIGINT, end)
 
 
-def forked(needs: Sequence[str]) -> int | None:
+def forked(needs: Sequence[str], later: Sequence[str]) -> int | None:
     """The exit code of the stage, run by a process that had its libraries; None: run it here."""
     pipeline = tracking.pipeline()
-    return forkserver.run(pipeline[0], needs) if pipeline and forkserver.may_run() else None
+    if not pipeline or not forkserver.may_run():
+        return None
+    forkserver.meanwhile(pipeline[0], tracking.LIBRARIES, trackers=True)
+    return forkserver.run(pipeline[0], needs, later)
 
 
 def refuse_arguments(stage: str) -> None:

@@ -14,7 +14,7 @@ from uuid import uuid4
 import torch
 from transformers import PrinterCallback, TrainerCallback
 
-from stages.core import checkpoints, doctor, launch, resume
+from stages.core import checkpoints, doctor, launch, padding_free, resume
 from stages.core.errors import UserError
 from stages.core.files import in_parts
 from stages.core.models import device
@@ -172,17 +172,27 @@ def supervisor(
 
     score_labelled_tokens_only()
     folder = resume.folder(run.name)
-    return SFTTrainer(
+    data = tokenised(rows, tokenizer, section.max_length, run.name)
+    trainer_class, options = SFTTrainer, {"max_length": section.max_length}
+    free = section.padding_free and not section.trainer.get("packing")  # which leaves none either
+    if free and "flash" in model.config._attn_implementation:
+        options = {"max_length": None, "padding_free": True}  # TRL does it itself; all rows fit
+    elif free:
+        trainer_class = padding_free.trainer()
+    trainer = trainer_class(
         model=model,
         args=SFTConfig(
-            **{"completion_only_loss": True, **arguments(section, seed, folder)},
-            max_length=section.max_length,
+            **{"completion_only_loss": True, **arguments(section, seed, folder)}, **options
         ),
-        train_dataset=tokenised(rows, tokenizer, section.max_length, run.name),
+        train_dataset=data,
         processing_class=tokenizer,
         peft_config=peft_config,
         optimizers=(optimizer(model, section), None),
     )
+    if trainer_class is not SFTTrainer:
+        longest = max(map(len, trainer.train_dataset["input_ids"]))
+        trainer.data_collator = padding_free.Together(longest, tokenizer.pad_token_id)
+    return trainer
 
 
 def supervised(trainer: "SFTTrainer", run: Run, section: Sft | Distill) -> "PreTrainedModel":

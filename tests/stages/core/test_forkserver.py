@@ -164,6 +164,23 @@ def test_two_that_begin_side_by_side_share_a_server(owner):
     assert [one.wait(60) for one in forked] == [137] * 8
 
 
+def test_trackers_have_a_server_of_their_own(owner):
+    stages = told(owner)["server"]
+    forked = forkserver.start(owner, "sleeping", [], [0, 1, 2], (), outlives=True)
+    assert forked.has_begun(60)
+    assert wait(lambda: Path("begun").exists() and Path("begun").read_text())
+    assert begun().ppid() != stages
+    forked.send_signal(signal.SIGKILL)
+    assert forked.wait(60) == 137
+
+
+def test_a_server_loads_meanwhile_what_will_be_needed(owner):
+    Path("needed_later.py").write_text("open('loaded', 'w').close()")
+    forkserver.meanwhile(owner, ("no_such_library", "needed_later"))
+    assert wait(Path("loaded").exists)
+    assert "needed_later" in told(owner)["loaded"]
+
+
 def test_the_environment_makes_the_server_but_not_what_is_one_stages_own(owner, monkeypatch):
     ours = forkserver.name(owner)
     monkeypatch.setenv("DVC_STAGE", "grpo")
