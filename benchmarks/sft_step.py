@@ -5,7 +5,8 @@
 
 All train params.yaml's model on its demonstrations with its batch size, in bf16, by turns. The bare
 loop is no trainer at all: rows tokenised and padded beforehand, the model called with labels,
-AdamW; it logs nothing. Of each turn the median step counts, without the first two.
+AdamW; it logs nothing. The stage is measured with its settings, and with others' one by one. Of
+each turn the median step counts, without the first two.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -96,16 +98,21 @@ def main() -> None:
     chosen = parser.parse_args()
     raw = yaml.safe_load(Path("params.yaml").read_text())
     raw["sft"] |= {"max_steps": chosen.steps}
-    muon = parameters.validate(raw, "params.yaml")
-    raw["sft"] |= {"optimizer": "adamw"}
+
+    def stages(**settings: Any) -> Turn:
+        given = {**raw, "sft": raw["sft"] | settings}
+        return timed(own(parameters.validate(given, "params.yaml")))
+
     params = parameters.validate(raw, "params.yaml")
     stage.seed_everything(params.seed)
     measured = by_turns(
         {
             "a bare loop": lambda: bare(params),
             "SFTTrainer's defaults": lambda: timed(defaults(params)),
-            "the stage, optimizer: adamw": lambda: timed(own(params)),
-            "the stage, optimizer: muon": lambda: timed(own(muon)),
+            "the stage": stages,
+            "  padding_free: false": lambda: stages(padding_free=False),
+            "  optimizer: adamw": lambda: stages(optimizer="adamw"),
+            "  both": lambda: stages(padding_free=False, optimizer="adamw"),
         },
         chosen.rounds,
     )

@@ -190,8 +190,10 @@ def supervisor(
         optimizers=(optimizer(model, section), None),
     )
     if trainer_class is not SFTTrainer:
-        longest = max(map(len, trainer.train_dataset["input_ids"]))
-        trainer.data_collator = padding_free.Together(longest, tokenizer.pad_token_id)
+        lengths = [len(ids) for ids in trainer.train_dataset["input_ids"]]
+        at_once, hidden = trainer.args.per_device_train_batch_size, model.config.hidden_size
+        width = padding_free.best_width(lengths, at_once, hidden)
+        trainer.data_collator = padding_free.Together(width, tokenizer.pad_token_id)
     return trainer
 
 

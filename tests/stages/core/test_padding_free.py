@@ -14,7 +14,14 @@ from transformers import MambaConfig, MambaForCausalLM
 from stages import base
 from stages.core import models, params, training
 from stages.core.errors import UserError
-from stages.core.padding_free import MULTIPLE, Together, best_fit, require_apart
+from stages.core.padding_free import (
+    MULTIPLE,
+    Together,
+    best_fit,
+    best_width,
+    require_apart,
+    rounded,
+)
 from tests.architectures import EVERY, made
 from tests.conftest import ROOT, merged
 
@@ -131,12 +138,23 @@ def test_it_learns_what_padded_batches_teach(supervisor, accumulated):
         assert {k: a[k] for k in names} == pytest.approx({k: b[k] for k in names}, rel=1e-3)
 
 
-def test_little_is_left_empty():
+@pytest.mark.parametrize("of", [(38, 40, 43, 48, 67), (50, 52, 55, 74)])
+def test_little_is_left_empty(of):
     chosen = random.Random(0)
+    every = [chosen.choice(of) for _ in range(1000)]
+    width = best_width(every, 32, hidden=160)
+    assert max(of) <= width <= rounded(2 * max(of))
     for _ in range(20):
-        lengths = [chosen.choice((38, 40, 43, 48, 67)) for _ in range(32)]
-        batch = Together(74, pad=0)([row(length) for length in lengths])
-        assert batch["input_ids"].numel() < 1.3 * sum(lengths) < 32 * 67
+        lengths = chosen.sample(every, 32)
+        batch = Together(width, pad=0)([row(length) for length in lengths])
+        assert batch["input_ids"].numel() < min(1.3 * sum(lengths), 32 * max(of))
+
+
+@pytest.mark.parametrize(
+    ("length", "longest", "width"), [(60, 70, 128), (45, 60, 96), (30, 32, 32)]
+)
+def test_a_width_is_as_small_as_fills_it(length, longest, width):
+    assert best_width([length] * 99 + [longest], 32, hidden=160) == width
 
 
 def test_where_kernels_do_it_it_is_left_to_trl(supervisor):
