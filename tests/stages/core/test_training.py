@@ -114,7 +114,8 @@ def supervisors(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     raw = merged(yaml.safe_load((ROOT / "params.yaml").read_text()), {
         "base": {"scratch": {"hidden_size": 32, "layers": 1, "heads": 2, "intermediate_size": 64}},
-        "sft": {"max_steps": 3, "batch_size": 4, "precision": "fp32", "optimizer": "adamw"},
+        "sft": {"max_steps": 3, "batch_size": 4, "precision": "fp32", "optimizer": "adamw",
+                "padding_free": False},
     })  # fmt: skip
     given = params.validate(raw, "params.yaml")
     tokenizer = base.make_tokenizer(given)
