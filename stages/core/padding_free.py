@@ -15,9 +15,7 @@ import torch
 
 from stages.core.errors import UserError
 
-MULTIPLE = (
-    32  # widths are multiples: on a CPU each new shape is compiled, which takes a step's time
-)
+MULTIPLE = 32  # of it are widths: on a CPU a new shape is compiled, which takes as long as a step
 TRIED = 20  # batches by which the width is chosen
 LEAK = 1e-3  # of the largest logit: what rounding may make, and no row's reading of another one
 
@@ -122,14 +120,15 @@ def require_apart(model: torch.nn.Module, ids: torch.Tensor) -> None:
     """That a row's logits do not hang on the row before it in its sequence.
 
     Args:
-        ids: any token ids, sixteen at least.
+        ids: any token ids, sixteen at least, of which two differ.
 
     Raises:
         UserError: they do: the model takes no notice of positions that begin anew.
     """
-    some = ids.flatten()[:16].reshape(1, 16)
+    some, (low, high) = ids.flatten()[:16].reshape(1, 16), ids.aminmax()
     half = torch.arange(8, device=ids.device)
-    other = torch.cat([some[:, 8:], some[:, 8:]], 1)
+    other = some.clone()
+    other[:, :8] = torch.where(some[:, :8] == low, high, low)  # each of its tokens is another
     training = model.training
     model.eval()  # dropout would differ
     ours, theirs = (

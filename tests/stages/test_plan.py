@@ -41,8 +41,8 @@ def test_the_embedded_default_by_hand(here, raw):
         *(f"evaluate@{name}" for name in EVALUATED), "report",
     ]  # fmt: skip
     assert stages["sft"]["settings"] == {
-        "method": "full", "optimiser_steps": 500, "sequences_a_step": 32, "batch_size": 32,
-        "gradient_accumulation_steps": 1, "tokens_a_step_at_most": 32 * 128,
+        "method": "full", "optimiser_steps": 280, "sequences_a_step": 48, "batch_size": 48,
+        "gradient_accumulation_steps": 1, "tokens_a_step_at_most": 48 * 128,
     }  # fmt: skip
     assert stages["grpo"]["settings"] == {
         "optimiser_steps": 24, "batch_size": 128, "gradient_accumulation_steps": 1,
@@ -54,8 +54,8 @@ def test_the_embedded_default_by_hand(here, raw):
         "problems": 600, "completions": 600, "batch_size": 100, "batches": 6,
         "tokens_generated_at_most": 600 * 40,
     }  # fmt: skip
-    assert stages["distill"]["settings"]["teacher_batches"] == 32  # 4,000 in batches of 128
-    assert stages["distill"]["settings"]["epochs_at_least"] == 400 * 32 / 4000
+    assert stages["distill"]["settings"]["teacher_batches"] == 28  # 3,500 in batches of 128
+    assert stages["distill"]["settings"]["optimiser_steps"] == 320
     assert all(stage["time"] == {"last": None, "estimate": None} for stage in stages.values())
 
 
@@ -72,7 +72,7 @@ def test_epochs_over_the_data_there_is(here, raw):
     rows("grpo", 96)
     rows("test", 50)
     stages = planned(raw, {"evaluate": {"num_samples": 70, "samples_per_prompt": 3}})["stages"]
-    assert stages["sft"]["settings"]["epochs"] == 500 * 32 / 1000
+    assert stages["sft"]["settings"]["epochs"] == 280 * 48 / 1000
     assert stages["grpo"]["settings"]["epochs"] == 24 * 16 / 96
     assert stages["distill"]["settings"]["prompts"] == 1096
     assert stages["evaluate@sft"]["settings"]["completions"] == 50 * 4
@@ -87,14 +87,15 @@ def test_what_each_method_of_distillation_does_and_holds(here, raw):
         stage = planned(raw, {"distill": {"method": method, **changes}})["stages"]["distill"]
         return stage["settings"], stage["memory"]
 
-    verified, held = of("verified", keep=1, samples_per_prompt=4)
+    verified, held = of("verified", keep=1, samples_per_prompt=4, rollouts=False)
     assert verified["teacher_samples"] == 4 * 1096
-    assert verified["epochs_at_least"] == round(400 * 32 / 1096, 2)
-    assert of("demonstrations")[0]["epochs"] == 400 * 32 / 1000
+    assert verified["epochs_at_least"] == round(320 * 48 / 1096, 2)
+    assert "epochs_at_least" not in of("verified", rollouts=True)[0]
+    assert of("demonstrations")[0]["epochs"] == 320 * 48 / 1000
     assert "teacher_samples" not in of("demonstrations")[0]
     on_policy, beside = of("on_policy", precision="fp32")
-    assert on_policy["completions"] == 400 * 32
-    assert on_policy["tokens_a_step_at_most"] == 32 * (128 + 40)
+    assert on_policy["completions"] == 320 * 48
+    assert on_policy["tokens_a_step_at_most"] == 48 * (128 + 40)
     assert beside["teacher"] == 4 * planned(raw)["model"]["parameters"] and "teacher" not in held
 
 
@@ -173,7 +174,7 @@ def test_memory_by_hand(here, raw):
     assert sft["optimizer"] == 4 * matrices + 8 * (count - matrices)
     assert sft["half_copies"] == 2 * matrices
     values = 14 * 160 + 4 * 480 + 2 * 160
-    assert sft["activations"] == 2 * 32 * 128 * (2 * values + 4 * 128 * 6)
+    assert sft["activations"] == 2 * 48 * 128 * (2 * values + 4 * 128 * 6)
     assert sft["peak"] == sum(value for name, value in sft.items() if name != "peak")
     grpo = stages["grpo"]["memory"]
     adapter = 2 * 16 * (4 * 2 * 160 + 3 * (160 + 480))
@@ -254,7 +255,7 @@ def test_the_time_is_the_last_runs_in_proportion(here, raw):
     ran("sft", {"sft": raw["sft"]}, seconds=80.0)
     ran("evaluate@grpo", {"evaluate": raw["evaluate"]}, seconds=6.0, arithmetic={"n": 600})
     ran("report", {}, seconds=1.5)
-    changes = {"sft": {"max_steps": 250, "gradient_accumulation_steps": 3},
+    changes = {"sft": {"max_steps": 140, "gradient_accumulation_steps": 3},
                "evaluate": {"samples_per_prompt": 4}}  # fmt: skip
     found = planned(raw, changes)
     assert found["stages"]["sft"]["time"] == {"last": 80.0, "estimate": 80.0 * 0.5 * 3}
@@ -344,7 +345,7 @@ def test_several_processes_share_the_batch_and_its_memory(here, raw):
         of_one, of_two = (found["stages"][name] for found in (one, two))
         assert of_one["settings"] == of_two["settings"]
         assert of_one["memory"]["peak"] >= of_two["memory"]["peak"]
-    assert one["stages"]["sft"]["memory"]["activations"] == 98_566_144
-    assert two["stages"]["sft"]["memory"]["activations"] == 98_566_144 // 2
+    assert one["stages"]["sft"]["memory"]["activations"] == 147_849_216
+    assert two["stages"]["sft"]["memory"]["activations"] == 147_849_216 // 2
     assert "2 processes share each batch" in plan.text(two)
     assert "processes share" not in plan.text(one)

@@ -295,7 +295,7 @@ def test_where_all_weights_are_trained_an_adapter_is_advised_and_4_bits_are_not(
 def test_memory_advice_of_on_policy_distillation_is_a_smaller_step():
     section = PARAMS.distill.model_copy(update={"method": "on_policy"})
     advice = doctor.memory_advice(section, sampling=True)
-    assert advice.startswith("1. distill.batch_size 32 -> 16 (the step becomes smaller)")
+    assert advice.startswith("1. distill.batch_size 48 -> 24 (the step becomes smaller)")
     assert "distill.max_completion_length 40 -> 20" in advice
     accumulated = section.model_copy(update={"gradient_accumulation_steps": 4})
     assert "distill.gradient_accumulation_steps 4 -> 2" in doctor.memory_advice(accumulated, True)
