@@ -31,7 +31,7 @@ venv: .venv/installed
 	@touch $@
 
 demo: venv
-	@echo "Running the pipeline on the embedded default (3 to 5 minutes on 2 cores) ..."
+	@echo "Running the pipeline on the embedded default (2 to 4 minutes on 2 cores) ..."
 	dvc repro
 	@echo
 	@cat reports/table.txt

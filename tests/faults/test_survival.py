@@ -25,8 +25,8 @@ def test_a_killed_dvc_takes_its_stage_along(tmp_path, tiny):
     )  # fmt: skip
     log = project.folder / "logs" / "sft.log"
     assert wait(lambda: log.exists() and "/100000" in log.read_text()), "sft began to train"
-    assert wait(lambda: running(project, "stages.core.forkserver") == 3), (
-        "the server, and the stage and its tracker, which are forked from it"
+    assert wait(lambda: running(project, "stages.core.forkserver") == 4), (
+        "the server of stages and that of trackers, and what is forked from each"
     )
     assert running(project, "stages.sft") == 1, "who waits for the stage"
     os.kill(process.pid, signal.SIGKILL)
