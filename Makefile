@@ -28,6 +28,7 @@ venv: .venv/installed
 	@$(PYTHON) -c 'import sys; sys.version_info[:2] == (3, 11) or sys.exit("Python 3.11 is needed; say make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt ".[test]"
+	@$(BIN)/python -m stages.core.schema  # else the first stage reads it, and could not be forked
 	@touch $@
 
 demo: venv

@@ -2,6 +2,7 @@
 
 Importing those classes takes seconds, so that what they accept is read once for each set of
 installed versions and kept in a small file; a stage that needs no trainer never imports one.
+`python -m stages.core.schema` makes the file.
 """
 
 import dataclasses
@@ -102,3 +103,7 @@ def kinds_of(hint: Any) -> list[str]:
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
         return [f"{CHOICE}{member.value}" for member in hint]
     return [PLAIN.get(typing.get_origin(hint) or hint, "any")]
+
+
+if __name__ == "__main__":
+    accepted()

@@ -168,21 +168,23 @@ def supervisor(
     Raises:
         UserError: no row fits `max_length`.
     """
+    from pyarrow.compute import list_value_length
     from trl import SFTConfig, SFTTrainer
 
     score_labelled_tokens_only()
     folder = resume.folder(run.name)
-    data = tokenised(rows, tokenizer, section.max_length, run.name)
-    trainer_class, options = SFTTrainer, {"max_length": section.max_length}
-    free = section.padding_free and not section.trainer.get("packing")  # which leaves none either
-    if free and "flash" in model.config._attn_implementation:
-        options = {"max_length": None, "padding_free": True}  # TRL does it itself; all rows fit
-    elif free:
-        trainer_class = padding_free.trainer()
+    whole = section.trainer.get("completion_only_loss") is False
+    data = tokenised(rows, tokenizer, section.max_length, run.name, whole)
+    packing = section.trainer.get("packing", False)
+    flash = "flash" in model.config._attn_implementation
+    free = section.padding_free and not packing  # which leaves no padding either
+    trainer_class = padding_free.trainer() if free and not flash else SFTTrainer
     trainer = trainer_class(
         model=model,
         args=SFTConfig(
-            **{"completion_only_loss": True, **arguments(section, seed, folder)}, **options
+            **{"completion_only_loss": True, **arguments(section, seed, folder)},
+            max_length=section.max_length if packing else None,  # all rows fit: nothing to cut
+            padding_free=free and flash,  # TRL does it itself
         ),
         train_dataset=data,
         processing_class=tokenizer,
@@ -190,7 +192,7 @@ def supervisor(
         optimizers=(optimizer(model, section), None),
     )
     if trainer_class is not SFTTrainer:
-        lengths = [len(ids) for ids in trainer.train_dataset["input_ids"]]
+        lengths = list_value_length(trainer.train_dataset.data["input_ids"]).to_pylist()
         at_once, hidden = trainer.args.per_device_train_batch_size, model.config.hidden_size
         width = padding_free.best_width(lengths, at_once, hidden)
         trainer.data_collator = padding_free.Together(width, tokenizer.pad_token_id)
@@ -333,20 +335,27 @@ def say_left_out(rows: int, kept: int, shortest: int, limit: int, name: str) -> 
 
 
 def tokenised(
-    rows: Sequence[dict], tokenizer: "PreTrainedTokenizerBase", limit: int, name: str
+    rows: Sequence[dict],
+    tokenizer: "PreTrainedTokenizerBase",
+    limit: int,
+    name: str,
+    whole: bool = False,
 ) -> "Dataset":
-    """Token ids of prompt and completion, and which are the completion's: as TRL would make them,
-    which takes the rows one by one. Of rows of at most `limit` tokens.
+    """Token ids of prompt and completion, and labels: as TRL would make them, which takes the rows
+    one by one, three times over. Of rows of at most `limit` tokens.
+
+    Args:
+        whole: the prompt is learned, too; else its labels are -100.
 
     Raises:
         UserError: none is that short, or the chat template leaves out some of a completion.
     """
     from datasets import Dataset, Features, List, Value, concatenate_datasets
 
-    features = Features(input_ids=List(Value("int32")), completion_mask=List(Value("int8")))
+    features = Features(input_ids=List(Value("int32")), labels=List(Value("int64")))
     parts, shortest = [], sys.maxsize
     for part in in_parts(rows, CHUNK):
-        columns = token_columns(part, tokenizer)
+        columns = token_columns(part, tokenizer, whole)
         shortest = min(shortest, *(len(row["input_ids"]) for row in columns))
         fits = [row for row in columns if len(row["input_ids"]) <= limit]
         parts += [Dataset.from_list(fits, features=features)] if fits else []
@@ -355,7 +364,7 @@ def tokenised(
 
 
 def token_columns(
-    rows: list[dict], tokenizer: "PreTrainedTokenizerBase"
+    rows: list[dict], tokenizer: "PreTrainedTokenizerBase", whole: bool = False
 ) -> list[dict[str, list[int]]]:
     from trl.data_utils import common_prefix_length
 
@@ -368,13 +377,11 @@ def token_columns(
     prompts = ids(texts([row["prompt"] for row in rows], add_generation_prompt=True))
     rendered = texts([row["prompt"] + row["completion"] for row in rows])
     require_completions(rows, rendered, tokenizer)
-    wholes = ids(rendered)
     columns = []
-    for prompt, whole in zip(prompts, wholes, strict=True):
+    for prompt, row in zip(prompts, ids(rendered), strict=True):
         # where tokens merge across the border, the completion begins where the two part
-        shared = common_prefix_length(prompt, whole)
-        mask = [0] * shared + [1] * (len(whole) - shared)
-        columns.append({"input_ids": whole, "completion_mask": mask})
+        shared = 0 if whole else common_prefix_length(prompt, row)
+        columns.append({"input_ids": row, "labels": [-100] * shared + row[shared:]})
     return columns
 
 

@@ -106,7 +106,7 @@ ROWS = [
 
 @pytest.fixture
 def supervisors(tmp_path, monkeypatch):
-    """The stages' trainer on ROWS, and TRL's on the same."""
+    """Makes the stages' trainer on ROWS, and TRL's on the same, with some of TRL's options."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
@@ -117,10 +117,10 @@ def supervisors(tmp_path, monkeypatch):
         "sft": {"max_steps": 3, "batch_size": 4, "precision": "fp32", "optimizer": "adamw",
                 "padding_free": False},
     })  # fmt: skip
-    given = params.validate(raw, "params.yaml")
-    tokenizer = base.make_tokenizer(given)
+    tokenizer = base.make_tokenizer(params.validate(raw, "params.yaml"))
 
-    def made(own: bool) -> SFTTrainer:
+    def made(own: bool, options: dict) -> SFTTrainer:
+        given = params.validate(merged(raw, {"sft": {"trainer": options}}), "params.yaml")
         model = models.from_scratch(given.base.scratch, tokenizer, seed=0)
         run = SimpleNamespace(name="sft")
         monkeypatch.setattr(training.resume, "folder", lambda _: tmp_path / "out")
@@ -129,18 +129,24 @@ def supervisors(tmp_path, monkeypatch):
             return one
         return SFTTrainer(
             model=models.from_scratch(given.base.scratch, tokenizer, seed=0),
-            args=SFTConfig(output_dir="out", use_cpu=True, max_length=given.sft.max_length),
+            args=SFTConfig(output_dir="out", use_cpu=True, max_length=given.sft.max_length,
+                           **options),
             train_dataset=Dataset.from_list(ROWS), processing_class=tokenizer,
         )  # fmt: skip
 
-    return made(own=True), made(own=False)
+    return lambda options: (made(True, options), made(False, options))
 
 
-def test_rows_become_the_tokens_and_labels_that_trl_makes(supervisors):
-    own, trls = supervisors
-    assert list(own.train_dataset["input_ids"]) == list(trls.train_dataset["input_ids"])
-    assert list(own.train_dataset["labels"]) == list(trls.train_dataset["labels"])
-    assert any(-100 in labels for labels in own.train_dataset["labels"])
+@pytest.mark.parametrize(
+    ("options", "learned"),
+    [({}, "completion"), ({"completion_only_loss": None}, "completion"),
+     ({"completion_only_loss": False}, "all"), ({"packing": True}, "completion")],
+)  # fmt: skip
+def test_rows_become_the_tokens_and_labels_that_trl_makes(supervisors, options, learned):
+    own, trls = supervisors(options)
+    for column in own.train_dataset.column_names:
+        assert list(own.train_dataset[column]) == list(trls.train_dataset[column])
+    assert all(-100 in labels for labels in own.train_dataset["labels"]) == (learned != "all")
 
 
 @pytest.fixture
@@ -170,7 +176,7 @@ def test_a_template_that_takes_the_working_out_is_refused(templated):
 def test_a_template_that_only_spaces_the_working_is_taken(templated):
     spacing = templated("{{ said | join('</think>\n\n') }}")  # as Qwen3's does
     row = training.token_columns(ROWS, spacing)[0]
-    labelled = [id for id, own in zip(*row.values(), strict=True) if own]
+    labelled = [label for label in row["labels"] if label != -100]
     assert spacing.decode(labelled).endswith("<think>1</think>\n\n<answer>1</answer>")
 
 
@@ -188,7 +194,7 @@ def test_a_data_set_of_parts_is_that_of_all_rows_at_once():
 
 
 def test_only_labelled_tokens_go_through_the_head_and_the_loss_is_the_same(supervisors):
-    own, _ = supervisors
+    own, _ = supervisors({})
     batch = next(iter(own.get_train_dataloader()))
     seen = []
     own.model.get_output_embeddings().register_forward_pre_hook(lambda *_: seen.append("module"))
