@@ -6,6 +6,7 @@
     python -m benchmarks.startup flow              # starts a Prefect server of its own
     python -m benchmarks.startup forked            # the evaluations, forked and each by itself
     python -m benchmarks.startup run               # `dvc repro --force`: all stages run again
+    python -m benchmarks.startup overhead          # a new clone's `dvc repro`, and hardly any work
 
 By turns, medians; `cpu` is processor time, which other work on the machine changes least.
 """
@@ -32,6 +33,13 @@ import psutil
 import yaml
 
 HERE = "benchmarks.startup"
+# Parameters with which hardly anything is trained or sampled; the stages are the same.
+NO_WORK = {
+    "sft": {"max_steps": 1},
+    "grpo": {"max_steps": 1, "preflight": "off"},
+    "distill": {"max_steps": 1, "num_samples": 8, "min_samples": 8, "if_fewer": "demonstrations"},
+    "evaluate": {"num_samples": 8},
+}
 LEAST = [sys.executable, "-c", "import torch, transformers"]
 # The call with which a stage's work begins, its libraries imported and its model loaded. Those
 # without one need none: their work begins with their body.
@@ -257,10 +265,7 @@ def server() -> Iterator[dict[str, str]]:
 
 
 def forked(rounds: int) -> None:
-    """Short stages with a process that they are forked from, and without one.
-
-    Nobody waits for that process: processor time is here that of the whole machine.
-    """
+    """Short stages with a process that they are forked from, and without one."""
     from stages.core import forkserver, graph
 
     values = yaml.safe_load(Path("params.yaml").read_text())
@@ -270,11 +275,40 @@ def forked(rounds: int) -> None:
     turns: dict[str, list[Turn]] = {f"{len(names)} evaluations, {kind}": [] for kind in kinds}
     for _ in range(rounds):
         for kind, environment in zip(turns, kinds.values(), strict=True):
-            before = psutil.cpu_times()
-            wall, _ = timed(command, env={**os.environ, **environment}, stderr=subprocess.DEVNULL)
-            now = psutil.cpu_times()
-            turns[kind].append((wall, now.user + now.system - before.user - before.system))
+            turns[kind].append(timed_with_server(command, env={**os.environ, **environment}))
     show(turns)
+
+
+def timed_with_server(command: list[str], **options) -> Turn:
+    """Nobody waits for the server of stages: processor time is here that of the whole machine."""
+    before = psutil.cpu_times()
+    wall, _ = timed(command, stderr=subprocess.DEVNULL, **options)
+    now = psutil.cpu_times()
+    return wall, now.user + now.system - before.user - before.system
+
+
+def overhead(rounds: int) -> None:
+    """What of a whole run is neither training nor sampling: it is left when hardly any is done."""
+    turns: dict[str, list[Turn]] = {"the whole pipeline": [], "one step each, 8 problems": []}
+    for _ in range(rounds):
+        for own, changes in zip(turns.values(), ({}, NO_WORK), strict=True):
+            with cloned(changes) as folder:
+                command = [sys.executable, "-m", "dvc", "repro"]
+                own.append(timed_with_server(command, cwd=folder))
+    show(turns)
+
+
+@contextmanager
+def cloned(changes: dict[str, dict]) -> Iterator[Path]:
+    """A new clone of the last commit, installed, with these parameters."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(["git", "clone", "--quiet", ".", folder], check=True)
+        values = yaml.safe_load(Path(folder, "params.yaml").read_text())
+        for section, own in changes.items():
+            values[section] |= own
+        Path(folder, "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+        subprocess.run([sys.executable, "-m", "stages.core.schema"], check=True, cwd=folder)
+        yield Path(folder)
 
 
 # --- a whole run ----------------------------------------------------------------------------------
@@ -352,7 +386,7 @@ def main() -> None:
     if sys.argv[1:2] == ["flow-child"]:
         return flow_child(Path(sys.argv[2]))
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=["stages", "noop", "flow", "forked", "run"])
+    parser.add_argument("what", choices=["stages", "noop", "flow", "forked", "run", "overhead"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="*", default=[], help="stages: these")
     chosen = parser.parse_args()
@@ -367,6 +401,8 @@ def main() -> None:
             forked(chosen.rounds)
         case "run":
             run()
+        case "overhead":
+            overhead(chosen.rounds)
 
 
 if __name__ == "__main__":
