@@ -5,8 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from stages.core.graph import loaded
 from stages.core.stage import metrics_path
 
 LOCK = Path("dvc.lock")
@@ -14,10 +13,7 @@ LOCK = Path("dvc.lock")
 
 def recorded(lock: Path = LOCK) -> dict[str, dict]:
     """Stage -> its entry in dvc.lock; none where there is no such file."""
-    if not lock.exists():
-        return {}
-    fast = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return (yaml.load(lock.read_text(), Loader=fast) or {}).get("stages", {})
+    return (loaded(lock) or {}).get("stages", {}) if lock.exists() else {}
 
 
 def metrics(stage: str) -> dict[str, Any]:

@@ -13,13 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import yaml
 from filelock import FileLock, Timeout
 
 from stages.core import launch
 from stages.core.errors import UserError
 from stages.core.files import cache_dir, remove
-from stages.core.graph import digest, md5, of_stage, value_at
+from stages.core.graph import digest, loaded, md5, of_stage, value_at
 
 log = logging.getLogger("stages")
 
@@ -99,7 +98,7 @@ def key(stage: str) -> str:
 
     They hang on the number of processes only by rounding; but a checkpoint holds a state of each.
     """
-    values = yaml.safe_load(Path("params.yaml").read_text())
+    values = loaded(Path("params.yaml"))
     node = of_stage(stage, values)
     return digest({
         "command": node.command,

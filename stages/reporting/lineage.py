@@ -12,10 +12,9 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from stages.core import modules
-from stages.core.graph import Node, digest, expanded, md5, value_at
+from stages.core.graph import Node, declared, digest, expanded, loaded, md5, value_at
+from stages.core.last_run import recorded
 from stages.core.tracking import git
 
 Rows = list[list[str]]
@@ -33,15 +32,13 @@ class Source(NamedTuple):
 
 def read(names: Iterable[str]) -> Source:
     """What the stages `names` and all above them hang on, hashed: each file once."""
-    values = yaml.safe_load(Path("params.yaml").read_text())
-    nodes = expanded(yaml.safe_load(Path("dvc.yaml").read_text())["stages"], values)
-    lock = Path("dvc.lock")
-    locked = (yaml.safe_load(lock.read_text()) or {}).get("stages", {}) if lock.exists() else {}
+    values = loaded(Path("params.yaml"))
+    nodes = expanded(declared(), values)
     wanted = {node.name: node for name in names for node in chain(name, nodes)}
     paths = {path for node in wanted.values() for path in (*node.deps, *node.outs)}
     code = {path: modules.listed(Path(path)) for path in paths if modules.is_list(path)}
     paths = sorted(paths.union(*code.values()))
-    return Source(nodes, values, locked, {path: md5(Path(path)) for path in paths}, code)
+    return Source(nodes, values, recorded(), {path: md5(Path(path)) for path in paths}, code)
 
 
 def chain(name: str, nodes: dict[str, Node]) -> list[Node]:
