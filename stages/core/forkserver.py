@@ -58,7 +58,8 @@ def asker() -> psutil.Process:
 def of_use() -> bool:
     """Whether a server can save anything: not where this process has loaded torch itself.
 
-    So does a new checkout's first stage, to read the options of TRL's classes.
+    So does a new checkout's first stage, to read the options of TRL's classes, which `make` reads
+    when it installs.
     """
     if sys.platform != "linux" or os.environ.get(SERVER) == NONE:
         return False
