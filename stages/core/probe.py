@@ -207,16 +207,16 @@ def updated(trainer: "GRPOTrainer", rows: list[dict], grpo: Grpo) -> tuple[float
     """Seconds of a forward pass, and of forward and backward, over a micro-batch; its length.
 
     All of it is the longest prompt with completions of full length, in groups and no two alike: no
-    other batch needs more memory.
-    A batch of one goes before, which finds and warms up the kernels.
+    other batch needs more memory. The first of two passes finds and warms up the kernels, which
+    takes as long again, and is not counted.
     """
     prompts, _, _ = trainer._tokenize_prompts([row["prompt"] for row in rows])
     prompt, new = max(prompts, key=len), grpo.max_completion_length
-    for size in (1, grpo.batch_size // launch.world()):
-        batch = torch.tensor(
-            [turned(prompt, i // grpo.group_size) + (turned(prompt, i) * new)[:new]
-             for i in range(size)], device=trainer.accelerator.device,
-        )  # fmt: skip
+    batch = torch.tensor(
+        [turned(prompt, i // grpo.group_size) + (turned(prompt, i) * new)[:new]
+         for i in range(grpo.batch_size // launch.world())], device=trainer.accelerator.device,
+    )  # fmt: skip
+    for _ in range(2):
         began = now(batch)
         scored, *_ = trainer._get_per_token_logps_and_entropies(
             trainer.model, batch, torch.ones_like(batch), new, compute_entropy=True
