@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy
 import torch
@@ -141,14 +141,17 @@ def measured(
     trainer.model.train()  # as TRL samples
     rows = list(trainer.train_dataset)
     chosen = random.sample(rows, min(PROMPTS, len(rows)))
-    groups, sampling, judging, width = sampled(trainer, chosen, grpo, reward)
-    samples = [sample for group in groups for sample in group]
+    batches = sampled(trainer, chosen, grpo, reward)
+    timed = batches[1:] or batches  # the first one finds and warms up the kernels
+    samples = [sample for batch in timed for group in batch.groups for sample in group]
+    sampling, judging = sum(b.sampling for b in timed), sum(b.judging for b in timed)
+    width = sum(batch.width for batch in batches) / len(batches)
     forward, update, full = updated(trainer, preflight.longest(rows), grpo)
     peak = peak_memory()
     on_gpu = "peak_gpu_memory_mb" in peak
     held = 10**6 * peak["peak_gpu_memory_mb" if on_gpu else "peak_memory_mb"]
     trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-    return groups, Costs(
+    return [group for batch in batches for group in batch.groups], Costs(
         tokens_per_second=launch.world() * sum(sample.tokens for sample in samples) / sampling,
         sampling_seconds=(sampling + judging) / len(samples) / launch.world(),
         forward_seconds=forward,
@@ -159,35 +162,38 @@ def measured(
     )
 
 
-def sampled(
-    trainer: "GRPOTrainer", rows: list[dict], grpo: Grpo, reward: Reward
-) -> tuple[list[list[Sample]], float, float, float]:
+class Batch(NamedTuple):
+    """Groups that were sampled at once."""
+
+    groups: list[list[Sample]]
+    sampling: float  # seconds
+    judging: float
+    width: int  # tokens of the longest prompt and completion together
+
+
+def sampled(trainer: "GRPOTrainer", rows: list[dict], grpo: Grpo, reward: Reward) -> list[Batch]:
     """A group of samples for each row, as many at once as in training.
 
     Where it takes long, FEWEST rows have to do; not with several processes, which must agree.
-
-    Returns:
-        The groups; seconds of sampling, and of judging; tokens of a batch's longest prompt and
-        completion together, on average.
     """
     n = grpo.group_size
     at_once = max(1, grpo.batch_size * grpo.sampled_batches // launch.world() // n)
     patience = PATIENCE if trainer.accelerator.num_processes == 1 else math.inf
-    groups: list[list[Sample]] = []
-    widths = []
-    sampling = judging = 0.0
-    while len(groups) < len(rows) and (len(groups) < FEWEST or sampling + judging < patience):
-        batch = rows[len(groups) : len(groups) + at_once]
-        repeated = [row for row in batch for _ in range(n)]
+    batches: list[Batch] = []
+    done, taken = 0, 0.0
+    while done < len(rows) and (done < FEWEST or taken < patience):
+        repeated = [row for row in rows[done : done + at_once] for _ in range(n)]
         began = time.perf_counter()
         prompts, images, fields = trainer._tokenize_prompts([row["prompt"] for row in repeated])
         ids, _ = trainer._generate_single_turn(prompts, images, fields, n)
         drawn = time.perf_counter()
         samples = judged(trainer, repeated, ids, reward)
-        sampling, judging = sampling + drawn - began, judging + time.perf_counter() - drawn
-        widths.append(max(map(len, prompts)) + max(map(len, ids)))
-        groups += [samples[i : i + n] for i in range(0, len(samples), n)]
-    return groups, sampling, judging, sum(widths) / len(widths)
+        ended = time.perf_counter()
+        groups = [samples[i : i + n] for i in range(0, len(samples), n)]
+        width = max(map(len, prompts)) + max(map(len, ids))
+        batches.append(Batch(groups, drawn - began, ended - drawn, width))
+        done, taken = done + at_once, taken + ended - began
+    return batches
 
 
 def judged(
