@@ -245,11 +245,7 @@ class Roomy(DynamicLayer):
 
     def make_room(self, rows: int, length: int) -> None:
         old = self.keys, self.values
-        made = torch.zeros if self.whole else torch.empty  # what is masked must be finite
-        self.rooms = [
-            made((rows, kept.shape[1], length, kept.shape[3]), dtype=kept.dtype, device=kept.device)
-            for kept in old
-        ]
+        self.rooms = [kept.new_zeros(rows, kept.shape[1], length, kept.shape[3]) for kept in old]
         for room, kept in zip(self.rooms, old, strict=True):
             room[: len(kept), :, : kept.shape[2]] = kept
 
