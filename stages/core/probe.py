@@ -142,7 +142,9 @@ def measured(
     rows = list(trainer.train_dataset)
     chosen = random.sample(rows, min(PROMPTS, len(rows)))
     batches = sampled(trainer, chosen, grpo, reward)
-    timed = batches[1:] or batches  # the first one finds and warms up the kernels
+    # the first batch finds and warms up the kernels; a few rows left over are no measure
+    further = batches[1:]
+    timed = further if rows_of(further) >= rows_of(batches[:1]) else batches
     samples = [sample for batch in timed for group in batch.groups for sample in group]
     sampling, judging = sum(b.sampling for b in timed), sum(b.judging for b in timed)
     width = sum(batch.width for batch in batches) / len(batches)
@@ -169,6 +171,10 @@ class Batch(NamedTuple):
     sampling: float  # seconds
     judging: float
     width: int  # tokens of the longest prompt and completion together
+
+
+def rows_of(batches: list[Batch]) -> int:
+    return sum(len(batch.groups) for batch in batches)
 
 
 def sampled(trainer: "GRPOTrainer", rows: list[dict], grpo: Grpo, reward: Reward) -> list[Batch]:
