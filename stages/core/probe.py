@@ -142,9 +142,7 @@ def measured(
     rows = list(trainer.train_dataset)
     chosen = random.sample(rows, min(PROMPTS, len(rows)))
     batches = sampled(trainer, chosen, grpo, reward)
-    # the first batch finds and warms up the kernels; a few rows left over are no measure
-    further = batches[1:]
-    timed = further if rows_of(further) >= rows_of(batches[:1]) else batches
+    timed = warmed_up(batches)
     samples = [sample for batch in timed for group in batch.groups for sample in group]
     sampling, judging = sum(b.sampling for b in timed), sum(b.judging for b in timed)
     width = sum(batch.width for batch in batches) / len(batches)
@@ -173,8 +171,13 @@ class Batch(NamedTuple):
     width: int  # tokens of the longest prompt and completion together
 
 
-def rows_of(batches: list[Batch]) -> int:
-    return sum(len(batch.groups) for batch in batches)
+def warmed_up(batches: list[Batch]) -> list[Batch]:
+    """Those that tell how fast training samples: not the first one, which finds and warms up the
+    kernels, unless what follows it is smaller: a few rows take nearly as long as many.
+    """
+    first, *further = batches
+    enough = sum(len(batch.groups) for batch in further) >= len(first.groups)
+    return further if enough else batches
 
 
 def sampled(trainer: "GRPOTrainer", rows: list[dict], grpo: Grpo, reward: Reward) -> list[Batch]:
@@ -219,8 +222,8 @@ def updated(trainer: "GRPOTrainer", rows: list[dict], grpo: Grpo) -> tuple[float
     """Seconds of a forward pass, and of forward and backward, over a micro-batch; its length.
 
     All of it is the longest prompt with completions of full length, in groups and no two alike: no
-    other batch needs more memory. The first of two passes finds and warms up the kernels, which
-    takes as long again, and is not counted.
+    other batch needs more memory. The first of two passes finds and warms up the kernels (on a CPU
+    it took up to twice as long) and is not counted.
     """
     prompts, _, _ = trainer._tokenize_prompts([row["prompt"] for row in rows])
     prompt, new = max(prompts, key=len), grpo.max_completion_length

@@ -23,38 +23,23 @@ TEST = frozenset({2})
 SOLVED = 0.3  # of the demonstrations; of the other attempts one in five hits the target by chance
 
 Attempt = tuple[list[str], str, int]  # its lines, as one expression, what it comes to
-Step = tuple[int, int, str, int]  # places of two numbers, one after the other; a sign, the result
 
 
 def attempt(rng: random.Random, numbers: list[int]) -> Attempt:
     """A random legal way from the numbers to one result."""
-    while (steps := drawn(rng, numbers)) is None:
-        pass
-    left, lines = [(number, str(number)) for number in numbers], []
-    for first, second, sign, value in steps:
-        (a, one), (b, other) = left.pop(first), left.pop(second)
-        lines.append(f"{a}{sign}{b}={value}")
-        left.append((value, f"{bracketed(one, sign)}{sign}{bracketed(other, sign)}"))
-    return lines, left[0][1], left[0][0]
-
-
-def drawn(rng: random.Random, numbers: list[int]) -> list[Step] | None:
-    """A random way; None where a result leaves the legal range, as most do: only a legal way is
-    worth writing down.
-    """
-    left, steps = numbers.copy(), []
-    while len(left) > 1:
-        first = rng.randrange(len(left))
-        a = left.pop(first)
-        second = rng.randrange(len(left))
-        b = left.pop(second)
-        sign = rng.choice("+-*")
-        value = a + b if sign == "+" else a - b if sign == "-" else a * b
-        if value not in BETWEEN:
-            return None
-        steps.append((first, second, sign, value))
-        left.append(value)
-    return steps
+    while True:
+        left, lines = [(number, str(number)) for number in numbers], []
+        while len(left) > 1:
+            a, one = left.pop(rng.randrange(len(left)))
+            b, other = left.pop(rng.randrange(len(left)))
+            sign = rng.choice("+-*")
+            value = a + b if sign == "+" else a - b if sign == "-" else a * b
+            if value not in BETWEEN:
+                break
+            lines.append(f"{a}{sign}{b}={value}")
+            left.append((value, f"{bracketed(one, sign)}{sign}{bracketed(other, sign)}"))
+        else:
+            return lines, left[0][1], left[0][0]
 
 
 def bracketed(expression: str, sign: str) -> str:
