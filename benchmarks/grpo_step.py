@@ -12,14 +12,15 @@ median step counts, without the first two, which warm up.
 import argparse
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import yaml
 from trl import GRPOTrainer
 
-from benchmarks.clock import by_turns, show, timed
+from benchmarks.clock import Turn, by_turns, show, timed
 from stages import grpo, rewards
-from stages.core import lora, models, stage
+from stages.core import lean, lora, models, stage
 from stages.core import params as parameters
 from stages.core.files import read_rows
 from stages.core.stage import Run
@@ -60,18 +61,20 @@ def main() -> None:
     params, unshared = (changed(chosen.steps, shared) for shared in (True, False))
     measured = by_turns(
         {
-            "plain TRL": lambda: timed(seeded(plain, params)),
-            "the stage, shared_prompt: false": lambda: timed(seeded(own, unshared)),
-            "the stage": lambda: timed(seeded(own, params)),
+            "plain TRL": lambda: turn(plain, params),
+            "the stage, shared_prompt: false": lambda: turn(own, unshared),
+            "the stage": lambda: turn(own, params),
         },
         chosen.rounds,
     )
     show(measured, params.grpo.batch_size * params.grpo.sampled_batches, "completions")
 
 
-def seeded(make: Callable[[parameters.Params], GRPOTrainer], params: parameters.Params):
+def turn(make: Callable[[parameters.Params], GRPOTrainer], params: parameters.Params) -> Turn:
     stage.seed_everything(params.seed)
-    return make(params)
+    trainer = make(params)
+    with lean.as_trl_does() if make is plain else nullcontext():
+        return timed(trainer)
 
 
 if __name__ == "__main__":

@@ -17,12 +17,13 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from benchmarks import evaluation, grpo_step, rewards, sandbox, startup
-from benchmarks.clock import Turn, by_turns, timed
+from benchmarks.clock import Turn, by_turns
 from stages.core import harness, stage
 from stages.core.files import read_rows, write_json
 from stages.sandbox import options, probes
@@ -39,8 +40,7 @@ def grpo_steps(rounds: int) -> Iterator[float]:
     params = grpo_step.changed(5, shared=True)
     makers = {"plain": grpo_step.plain, "ours": grpo_step.own}
     turns = by_turns(
-        {name: lambda make=make: timed(grpo_step.seeded(make, params))
-         for name, make in makers.items()}, rounds,
+        {name: partial(grpo_step.turn, make, params) for name, make in makers.items()}, rounds,
     )  # fmt: skip
     yield from of_processor(turns["plain"], turns["ours"])
 

@@ -84,7 +84,7 @@ def trainer_of(
     params: Params, run: Run, functions: list[Callable], weights: list[float]
 ) -> "GRPOTrainer":
     """The SFT model's trainer, ready to train."""
-    from stages.core import lora, models, resume, training
+    from stages.core import lean, lora, models, resume, training
 
     grpo = params.grpo
     config = configuration(grpo, params.seed, resume.folder(run.name), weights)
@@ -98,6 +98,7 @@ def trainer_of(
     )
     if grpo.lora is not None:
         lora.require_modules(model, grpo.lora, "grpo.lora")
+    lean.passes(model)
     return recording_trainer()(
         fmt=params.format.tags,
         pass_at=grpo.pass_at,

@@ -33,6 +33,9 @@ def matched(
     """
     from datasets import Dataset
 
+    from stages.core import lean
+
+    lean.passes(student)
     if distill.method == "on_policy":
         columns = [{"prompt": row["prompt"]} for row in rows]
     else:

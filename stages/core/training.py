@@ -171,7 +171,9 @@ def supervisor(
     from pyarrow.compute import list_value_length
     from trl import SFTConfig, SFTTrainer
 
-    score_labelled_tokens_only()
+    from stages.core import lean
+
+    lean.passes(model)
     folder = resume.folder(run.name)
     whole = section.trainer.get("completion_only_loss") is False
     data = tokenised(rows, tokenizer, section.max_length, run.name, whole)
@@ -205,17 +207,6 @@ def supervised(trainer: "SFTTrainer", run: Run, section: Sft | Distill) -> "PreT
         trainer.add_callback(callback)
     train(trainer, run, section)
     return whole(trainer)
-
-
-def score_labelled_tokens_only() -> None:
-    """TRL's head, which puts every position through on a CPU, takes the labelled ones alone.
-
-    On a GPU it does by itself; elsewhere TRL keeps the shapes constant, for compilers that a CPU
-    does not have (trl.trainer.utils.add_fused_lm_head).
-    """
-    from trl.trainer import utils
-
-    utils._use_triton = lambda device: device.type in ("cpu", "cuda", "xpu")
 
 
 def whole(trainer: "Trainer") -> "PreTrainedModel":
