@@ -131,3 +131,26 @@ def test_a_yaml_file_is_read_alike_by_either_loader():
     for name in ("dvc.yaml", "dvc.lock"):
         path = Path(os.path.relpath(ROOT / name))
         assert loaded(path) == yaml.safe_load(path.read_text())
+
+
+SHAPES = """
+import torch
+from stages.core import stage
+stage.set_environment()
+weight = torch.rand(32, 32).bfloat16()
+rows = [torch.rand(n, 32).bfloat16() for n in range(33, 33 + 1500)]
+for _ in range(2):
+    for row in rows:
+        torch.nn.functional.linear(row, weight)
+"""
+
+
+def test_a_shape_that_comes_back_is_not_compiled_again():
+    told = subprocess.run(
+        [sys.executable, "-c", SHAPES], env={**os.environ, "ONEDNN_VERBOSE": "profile_create"},
+        capture_output=True, text=True, check=True, cwd=ROOT,
+    ).stdout  # fmt: skip
+    missed, hit = (told.count(f",create:cache_{what},cpu,matmul") for what in ("miss", "hit"))
+    if not missed:
+        pytest.skip("oneDNN does not multiply bf16 on this machine")
+    assert missed == hit == 1500
