@@ -229,8 +229,8 @@ def set_environment() -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' bars; Progress shows one of ours
     # trl imports mlflow just to see whether it is there: 1 s. Tracking has a process of its own.
     os.environ.setdefault("DISABLE_MLFLOW_INTEGRATION", "TRUE")
-    # On a CPU each new shape of a bf16 product is compiled, in as long as ten take. Sampling has more
-    # shapes than oneDNN keeps (1,024), and comes back to them in every step; each takes some 40 KB.
+    # On a CPU each new shape of a bf16 product is compiled, which takes as long as ten products.
+    # Sampling has more shapes than oneDNN keeps (1,024), the same in each step; of some 40 KB each.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
 
 
