@@ -76,7 +76,7 @@ def test_the_head_is_trls(outputs, bonus, **drawn):
 )
 def test_what_is_not_asked_for_here_is_left_to_trl(how):
     drawn = {"seed": 0, "tokens": 5, "vocabulary": 9, "tile": 4, "ties": False}
-    theirs = scores(**drawn, **copy.copy(how))
+    theirs = scores(**drawn, **how)
     lean.change(*lean.TRLS[:2], lean.forward_tile, lean.backward_tile)
     require_equal(scores(**drawn, **how), theirs)
 
