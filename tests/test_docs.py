@@ -77,16 +77,17 @@ def test_what_scaling_shows_is_accepted(raw):
     assert loaded.uri == shown["tracking"]["uri"]
 
 
-# What stands before the lines of a table: nothing, then DIGITS, then DIGITS and PLAIN.
-WHOLE, DIGITS, SEARCH, PLAIN, NO_SEARCH = re.split(
-    "(?:DIGITS|PLAIN)='(.*)'", (ROOT / "docs/experiments.md").read_text()
+# What stands before the lines of a table: STEPS, then DIGITS as well, then PLAIN.
+WHOLE, STEPS, NUMBERS, DIGITS, SEARCH, PLAIN, NO_SEARCH = re.split(
+    "(?:STEPS|DIGITS|PLAIN)='(.*)'", (ROOT / "docs/experiments.md").read_text()
 )
 LINE = re.compile(r"^\| `(-S .*?)` \|", re.M)
 EXPERIMENTS = (
     re.findall(r"^dvc exp run --temp (-S .*)$", WHOLE, re.M)
     + LINE.findall(WHOLE)
-    + [f"{DIGITS} {line}" for line in LINE.findall(SEARCH)]
-    + [f"{DIGITS} {PLAIN} {line}" for line in LINE.findall(NO_SEARCH)]
+    + [f"{STEPS} {line}" for line in LINE.findall(NUMBERS)]
+    + [f"{STEPS} {DIGITS} {line}" for line in LINE.findall(SEARCH)]
+    + [f"{STEPS} {DIGITS} {PLAIN} {line}" for line in LINE.findall(NO_SEARCH)]
 )
 
 

@@ -28,6 +28,8 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicLayer
 
+from stages.core.decoding import decoder
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -130,11 +132,17 @@ def sampled(
     ending = torch.tensor(ends, device=device)
     choose = likeliest if greedy else draw
     cache, ids, mask, new = begun(model, distinct, padding)
+    decode = None
     for step in range(limit):
-        logits = model(
-            input_ids=new, attention_mask=mask, position_ids=positions(mask)[:, -new.shape[1] :],
-            past_key_values=cache, use_cache=True, logits_to_keep=1,
-        ).logits[:, -1].float()  # fmt: skip
+        place = positions(mask)[:, -new.shape[1] :]
+        if decode:
+            logits = decode(new, mask, place).float()
+        else:
+            logits = model(
+                input_ids=new, attention_mask=mask, position_ids=place, past_key_values=cache,
+                use_cache=True, logits_to_keep=1,
+            ).logits[:, -1].float()  # fmt: skip
+            decode = decoder(model, cache)
         token = choose(warp(ids, logits), row)
         drawn[running, step] = token
         ended = torch.isin(token, ending)
