@@ -37,7 +37,7 @@ def plain(params: parameters.Params) -> GRPOTrainer:
         args=grpo.configuration(params.grpo, params.seed, Path("out"), weights),
         train_dataset=Dataset.from_list(list(read_rows(grpo.ROWS))),
         processing_class=models.load_tokenizer(grpo.SFT),
-        peft_config=lora.config(params.grpo.lora),
+        peft_config=None if params.grpo.lora is None else lora.config(params.grpo.lora),
     )
 
 
